@@ -1,0 +1,1 @@
+"""The FOTA protocol, without I\/O and without a clock."""

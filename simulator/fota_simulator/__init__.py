@@ -1,0 +1,1 @@
+"""Virtual K60 boards."""
