@@ -1,1 +1,1 @@
-"""The fota command."""
+"""The `fota` command, and the only place where applications meet (`compose`)."""

@@ -1,0 +1,99 @@
+"""Entry of the `fota` command: finds the command's module, and turns its errors into messages and exit codes.
+
+Only the module of the command that runs is imported, so that `fota --help` is quick and a missing extra hurts nobody
+else.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Final
+
+from . import exit_codes
+from .errors import CommandError
+
+COMMANDS: Final = {
+    "demo": "watch a server update a fleet of virtual K60s, here and now",
+    "serve": "serve firmware to devices",
+    "mcu": "run one virtual K60 against a server",
+    "swarm": "run thousands of virtual K60s against a server",
+    "conformance": "judge a server or a device",
+}
+"""Every command and its summary, in the order of the help. The module of a command has its name."""
+
+EXTRA_OF_MODULE: Final = {
+    "pytest": "conformance",
+    "xdist": "conformance",
+    "allure": "conformance",
+    "allure_commons": "conformance",
+    "serial": "hil",
+}
+"""Which extra brings a third-party module that the base install lacks."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `fota` with `argv` (the process's own when None); returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else ""
+    try:
+        module = _load(name) if name in COMMANDS else None
+        parser = _parser(name, module)
+        args = parser.parse_args(arguments)
+        if module is None:
+            parser.print_help()
+            return exit_codes.USAGE
+        code: int = module.run(args)
+        sys.stdout.flush()
+        return code
+    except CommandError as error:
+        print(f"fota: {error}", file=sys.stderr)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        print(f'fota: {name} needs pip install "k60-fota[{extra}]"', file=sys.stderr)
+        return exit_codes.USAGE
+    except KeyboardInterrupt:
+        print("fota: interrupted", file=sys.stderr)
+        return exit_codes.INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output left; without this, Python complains once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.OK
+
+
+def _load(name: str) -> ModuleType:
+    return importlib.import_module(f"{__package__}.commands.{name}")
+
+
+def _parser(name: str, module: ModuleType | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fota",
+        description="Firmware over the air for NXP Kinetis K60: a server, virtual boards, and a judge of both.",
+        epilog="'fota COMMAND --help' explains a command. Start with 'fota demo'.",
+        allow_abbrev=False,
+    )
+    version = importlib.metadata.version("k60-fota")
+    parser.add_argument("--version", action="version", version=f"k60-fota {version}")
+    commands = parser.add_subparsers(metavar="COMMAND")
+    for command, summary in COMMANDS.items():
+        loaded = module if command == name else None
+        sub = commands.add_parser(
+            command,
+            help=summary,
+            description=None if loaded is None else loaded.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        if loaded is not None:
+            loaded.configure(sub)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
