@@ -1,0 +1,203 @@
+"""The kit's two blocking TCP peers: a device for a server under test, a server for a device under test.
+
+Both are a `Peer`: bytes out, frames in, every wait with a deadline, everything in the wire log. A peer knows no
+session: which frame may come now, and what it must say, is the exchange's business. Whatever the other side does wrong
+on the wire becomes a `Nonconformance` that says what was sent last, what came and what would have been accepted.
+"""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Final, Self
+
+from fota_conformance.errors import CouldNotTest, HarnessError, Nonconformance, WireError
+from fota_conformance.wire import LINE_ENDINGS, Frame, Reader, Sender, show
+from fota_conformance.wirelog import WireLog
+
+READ_BYTES: Final = 4096
+"""Bytes asked of one `recv`."""
+BUFFER_LIMIT: Final = 64 * 1024
+"""Bytes received and not yet used; a target that sends more ahead of its turn is cut off."""
+ACCEPT_SLICE: Final = 0.1
+"""Seconds between two looks at whether a device that has not connected yet still runs."""
+SEND_TIMEOUT: Final = 10.0
+"""Seconds that the other side may leave our few bytes in its receive buffer."""
+
+
+class Peer:
+    """One end of one TCP connection, played as `role`; closed on leaving its `with` block."""
+
+    def __init__(self, link: socket.socket, role: Sender, log: WireLog, clock: Callable[[], float]) -> None:
+        self.log = log
+        self._link = link
+        self._role = role
+        self._other = Sender.SERVER if role is Sender.DEVICE else Sender.DEVICE
+        self._clock = clock
+        self._buffer = b""
+        self._last_sent = b""
+        self._ended = ""
+        self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close our end."""
+        self._link.close()
+
+    @property
+    def pending(self) -> bytes:
+        """Bytes that came and belong to no frame yet; a device's line endings are not counted."""
+        if self._role is Sender.SERVER:
+            self._buffer = self._buffer.lstrip(LINE_ENDINGS)
+        return self._buffer
+
+    def send(self, data: bytes, situation: str) -> None:
+        """Send one frame, or bytes that a case wants on the wire."""
+        self.log.chunk(self._role, data)
+        self._last_sent = data
+        self._link.settimeout(SEND_TIMEOUT)
+        try:
+            self._link.sendall(data)
+        except OSError as error:
+            self._ended = self._ended or f"the connection broke ({error.strerror or error})"
+            self.log.event(self._ended)
+            raise self.failure(situation, came=self._ended, accepted="that these bytes are taken") from error
+
+    def read(self, reader: Reader, within_s: float, situation: str, accepted: str) -> Frame:
+        """The next frame; anything else, or nothing in time, is a `Nonconformance`."""
+        frame = self.try_read(reader, within_s, situation, accepted)
+        if frame is not None:
+            return frame
+        rest = f"{show(self.pending)}, which is no whole frame, and then " if self.pending else ""
+        silence = self._ended or f"nothing for {within_s:g} s"
+        raise self.failure(situation, came=rest + silence, accepted=accepted)
+
+    def try_read(self, reader: Reader, within_s: float, situation: str, accepted: str) -> Frame | None:
+        """The next frame, or `None` if none came in time or the connection ended."""
+        deadline = self._clock() + within_s
+        while True:
+            try:
+                frame = reader(self.pending)
+            except WireError as error:
+                raise self.failure(situation, came=str(error), accepted=accepted) from error
+            if frame is not None:
+                self._buffer = self._buffer[len(frame.raw) :]
+                return frame
+            if not self._receive(deadline):
+                return None
+
+    def stay_quiet(self, for_s: float, situation: str, accepted: str) -> None:
+        """Demand that nothing comes, and that the connection stays open, for a while."""
+        deadline = self._clock() + for_s
+        while not self.pending and self._receive(deadline):
+            pass
+        if self.pending or self._ended:
+            raise self.failure(situation, came=show(self.pending) if self.pending else self._ended, accepted=accepted)
+
+    def expect_nothing_pending(self, situation: str, accepted: str) -> None:
+        """Demand that no byte came along with the last frame."""
+        if self.pending:
+            raise self.failure(situation, came=show(self.pending), accepted=accepted)
+
+    def expect_close(self, within_s: float, situation: str) -> None:
+        """Demand that the other side closes, without another byte."""
+        accepted = f"a close within {within_s:g} s, and not a byte more"
+        deadline = self._clock() + within_s
+        while not self.pending and self._receive(deadline):
+            pass
+        if self.pending:
+            raise self.failure(situation, came=show(self.pending), accepted=accepted)
+        if not self._ended:
+            raise self.failure(situation, came=f"nothing for {within_s:g} s, still open", accepted=accepted)
+
+    def failure(self, situation: str, *, came: str, accepted: str) -> Nonconformance:
+        """A `Nonconformance` that knows what this peer sent last."""
+        sent = show(self._last_sent) if self._last_sent else "nothing yet"
+        return Nonconformance(situation, sent=sent, came=came, accepted=accepted)
+
+    def _receive(self, deadline: float) -> bool:
+        """Wait for more bytes until a deadline; False if none came or the connection is over."""
+        left = deadline - self._clock()
+        if self._ended or left <= 0:
+            return False
+        self._link.settimeout(left)
+        try:
+            data = self._link.recv(READ_BYTES)
+        except TimeoutError:
+            return False
+        except OSError as error:
+            self._ended = f"the connection broke ({error.strerror or error})"
+            self.log.event(self._ended)
+            return False
+        if not data:
+            self._ended = f"the {self._other.value} closed the connection"
+            self.log.event(self._ended)
+            return False
+        self.log.chunk(self._other, data)
+        self._buffer += data
+        if len(self._buffer) > BUFFER_LIMIT:
+            raise self.failure("bytes ahead of their turn", came=f"over {BUFFER_LIMIT} bytes", accepted="one frame")
+        return True
+
+
+def connect(address: tuple[str, int], within_s: float, log: WireLog, clock: Callable[[], float]) -> Peer:
+    """A device of the kit, connected to a server under test."""
+    host, port = address
+    try:
+        link = socket.create_connection(address, timeout=within_s)
+    except OSError as error:
+        log.event(f"no connection to {host}:{port}: {error.strerror or error}")
+        raise Nonconformance(
+            f"connecting to the server at {host}:{port}",
+            sent="a TCP connection request",
+            came=str(error.strerror or error),
+            accepted=f"a connection within {within_s:g} s",
+        ) from error
+    log.event(f"connected to {host}:{port}")
+    return Peer(link, Sender.DEVICE, log, clock)
+
+
+class Listener:
+    """The place where the kit's server waits for one device under test."""
+
+    def __init__(self, listening: socket.socket, log: WireLog, clock: Callable[[], float]) -> None:
+        self._listening = listening
+        self._log = log
+        self._clock = clock
+
+    @property
+    def port(self) -> int:
+        """The port that devices connect to."""
+        return int(self._listening.getsockname()[1])
+
+    def accept(self, within_s: float, has_ended: Callable[[], bool]) -> Peer:
+        """Wait for the device; in vain once its command has ended."""
+        deadline = self._clock() + within_s
+        while True:
+            # Asked before the look, so that a device that connected and ended at once is not missed.
+            ended = has_ended()
+            self._listening.settimeout(ACCEPT_SLICE)
+            with contextlib.suppress(TimeoutError):
+                link, (host, port, *_) = self._listening.accept()
+                self._log.event(f"the device connected from {host}:{port}")
+                return Peer(link, Sender.SERVER, self._log, self._clock)
+            if ended:
+                raise CouldNotTest("the device's command ended before the device connected")
+            if self._clock() >= deadline:
+                raise CouldNotTest(f"the device did not connect within {within_s:g} s")
+
+
+@contextlib.contextmanager
+def listen(host: str, port: int, log: WireLog, clock: Callable[[], float]) -> Iterator[Listener]:
+    """Listen at an address (port 0: any free one) while the `with` block lasts."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.create_server(address[:2], family=family, backlog=8)
+    except OSError as error:
+        raise HarnessError(f"the kit's server cannot listen at {host}:{port}: {error.strerror or error}") from error
+    with listening:
+        yield Listener(listening, log, clock)

@@ -1,0 +1,85 @@
+"""The cases in a pytest of their own, as `fota conformance run` has them.
+
+A subprocess in an empty folder, with our plugins and no others: no configuration file, conftest or plugin of the
+caller's surroundings takes part, so a verdict does not depend on where it was found.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from fota_conformance.target import Kind, load_target
+from fota_conformance.verdicts import EXIT_UNTESTED, EXIT_USAGE
+
+CASES: Final = "fota_conformance.cases"
+"""The package of the cases."""
+ALLURE_RESULTS: Final = "allure-results"
+"""Where allure-pytest puts its results, in the results folder."""
+INTERRUPT_TIMEOUT: Final = 30.0
+"""Seconds that an interrupted pytest has to stop its targets."""
+PYTEST_USAGE_ERROR: Final = 4
+PYTEST_NOTHING_SELECTED: Final = 5
+
+
+def run(target_path: Path, results_dir: Path, xdist: int = 0, select: str = "") -> int:
+    """Judge one target; results go to `results_dir`, verdicts to standard output. Returns the exit code.
+
+    `xdist` is the number of pytest workers (0: none), `select` a pytest `-k` expression. Raises `TargetError`.
+    """
+    target = load_target(target_path)
+    results_dir = results_dir.resolve()
+    _clear(results_dir)
+    with tempfile.TemporaryDirectory(prefix="fota-conformance-") as folder:
+        work = Path(folder)
+        (work / "pytest.ini").write_text("[pytest]\n", encoding="ascii")
+        plugins = ["fota_conformance"]
+        options = ["-q", "-rN", "--no-header", "--tb=short", "--basetemp", str(work / "tmp")]
+        options += ["--fota-target", str(target_path.resolve()), "--fota-results", str(results_dir)]
+        if select:
+            options += ["-k", select]
+        if xdist > 0 and target.kind is not Kind.SERVER_BY_ADDRESS:
+            plugins.append("xdist")
+            options += ["-n", str(xdist)]
+        if importlib.util.find_spec("allure_pytest") is not None:
+            plugins.append("allure_pytest")
+            options += ["--alluredir", str(results_dir / ALLURE_RESULTS), "--clean-alluredir"]
+        loaded = [word for plugin in plugins for word in ("-p", plugin)]
+        command = [sys.executable, "-m", "pytest", "--pyargs", CASES, "-p", "no:cacheprovider", *loaded, *options]
+        status = _run_interruptibly(command, work)
+    if status in (PYTEST_USAGE_ERROR, PYTEST_NOTHING_SELECTED):
+        return EXIT_USAGE
+    try:
+        code: int = json.loads((results_dir / "results.json").read_bytes())["exit_code"]
+    except FileNotFoundError:
+        return EXIT_UNTESTED
+    print(f"results: {results_dir}")
+    return code
+
+
+def _clear(results_dir: Path) -> None:
+    """Remove what an earlier run left; nothing else that may be in the folder."""
+    (results_dir / "results.json").unlink(missing_ok=True)
+    shutil.rmtree(results_dir / "cases", ignore_errors=True)
+    results_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _run_interruptibly(command: list[str], folder: Path) -> int:
+    """Run to the end; an interrupt from the keyboard reaches pytest, too, and it gets time to stop its targets."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "ALLURE_"))}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    process = subprocess.Popen(command, cwd=folder, env=environment)
+    try:
+        return process.wait()
+    except BaseException:
+        try:
+            process.wait(INTERRUPT_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        raise

@@ -1,0 +1,405 @@
+"""Target files: what is judged, how it is started and found, and what it promises.
+
+Pure data and its reading from TOML. A target file that is wrong is refused here, with file, key and what was expected,
+before anything is started; unknown keys are refused too, since a misspelt one would be silently without effect.
+The three kinds of target are three dataclasses; what they share is `Target`.
+"""
+
+import difflib
+import enum
+import re
+import shlex
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from fota_conformance.errors import TargetError
+
+SERVER_PLACEHOLDERS: Final = ("host", "port", "registry", "firmware", "logs")
+"""What a server's command may ask for: where to listen, the registry file, the firmware folder, a folder for logs."""
+DEVICE_PLACEHOLDERS: Final = ("host", "port", "mcuid", "artifacts")
+"""What a device's command may ask for: where the kit's server is, the identity to use, a folder for its files."""
+LOOPBACK: Final = "127.0.0.1"
+"""Where targets and the kit meet unless the target file says otherwise."""
+
+_PLACEHOLDER: Final = re.compile(r"\{([a-z_]+)\}")
+_EnumT = TypeVar("_EnumT", bound=enum.Enum)
+
+
+class Role(enum.Enum):
+    """What a target is; the kit plays the other one."""
+
+    SERVER = "server"
+    DEVICE = "device"
+
+
+class Kind(enum.Enum):
+    """How a target is reached."""
+
+    SERVER_BY_COMMAND = "server-by-command"
+    SERVER_BY_ADDRESS = "server-by-address"
+    DEVICE_BY_COMMAND = "device-by-command"
+
+
+class Revision(enum.Enum):
+    """The revision of the protocol that a target declares."""
+
+    A = "A"
+    """The seed: an MCUID is 25 decimal digits, further digits are ignored, `@4#` is not acked."""
+    B = "B"
+    """Its successor: an MCUID is hex of any length, `@4#` is acked."""
+
+
+class Handshake(enum.Enum):
+    """What a target does about the ack of `@4#`."""
+
+    WAIT = "wait"
+    """A server waits for it; a device sends it (revision B)."""
+    IMMEDIATE = "immediate"
+    """A server does not wait for it; a device does not send it (revision A)."""
+    AUTO = "auto"
+    """A server gets on with both sorts of device; of a device, the kit finds out which sort it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds the kit waits at most, before `scale` is applied; each is an upper bound, never a pace."""
+
+    ready: float = 15.0
+    """From start to ready (server), or to the connection (device)."""
+    answer: float = 10.0
+    """From connection to identification, and from identification to answer."""
+    grace: float = 2.0
+    """For the ack of `@4#` of a device whose handshake is `auto`."""
+    frame: float = 15.0
+    """For each record, end frame or ack; longer than the grace of a server whose handshake is `auto`."""
+    close: float = 15.0
+    """From the last ack to the close."""
+    exit: float = 15.0
+    """From the close to the end of a device's command."""
+    stop: float = 5.0
+    """From a polite request to stop to the kill."""
+
+    def scaled(self, scale: float) -> "Timeouts":
+        """The same, stretched for a slow target or a slow machine."""
+        return Timeouts(**{item.name: getattr(self, item.name) * scale for item in fields(self)})
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """How a server shows that it listens. Never by connecting: on a one-client server that is already a session."""
+
+    log: re.Pattern[str] | None = None
+    """A line of its output, standard output and error together."""
+    file: str | None = None
+    """A file that appears; placeholders are filled in."""
+    listening: bool = False
+    """The port is seen listening in the kernel's socket table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """What a device shows of itself after an update; placeholders are filled in."""
+
+    flash: str | None = None
+    """A dump of its flash: S-records, Intel HEX, or `.bin`."""
+    flash_address: int = 0
+    """The address of the first byte of a `.bin` dump."""
+    outcome: str | None = None
+    """A JSON object: `outcome` (`updated`, `refused`, `failed`), `reason`, `booted`, `image_crc` (8 hex digits)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDevice:
+    """A device that a server by address knows, and what it serves to it."""
+
+    mcuid: str
+    file: Path
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What every kind of target declares."""
+
+    path: Path
+    name: str
+    kind: Kind
+    revision: Revision
+    handshake: Handshake
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    """Already scaled."""
+    scale: float = 1.0
+
+    @property
+    def role(self) -> Role:
+        """What the target is."""
+        return Role.DEVICE if self.kind is Kind.DEVICE_BY_COMMAND else Role.SERVER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerCommand(Target):
+    """A server that the kit starts, with a registry and firmware that the kit writes."""
+
+    command: tuple[str, ...]
+    host: str = LOOPBACK
+    ready: Ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerAddress(Target):
+    """A server that runs already, with devices that it knows already."""
+
+    host: str
+    port: int
+    devices: tuple[KnownDevice, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCommand(Target):
+    """A device: a command that plays one session with the kit's server, writes its observations, and exits."""
+
+    command: tuple[str, ...]
+    host: str = LOOPBACK
+    port: int = 0
+    mcuid: str | None = None
+    """The identity of a device that has one of its own; otherwise the kit gives it one per case."""
+    observe: Observe = field(default_factory=Observe)
+
+
+def load_target(path: Path) -> ServerCommand | ServerAddress | DeviceCommand:
+    """Read a target file; raises `TargetError` with file, key and what was expected."""
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as error:
+        raise TargetError(path, "", f"cannot be read: {error.strerror or error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TargetError(path, "", f"is not TOML: {error}") from error
+    table = _Table(path, "", content)
+    kind = table.choice("kind", Kind)
+    match kind:
+        case Kind.SERVER_BY_COMMAND:
+            target: ServerCommand | ServerAddress | DeviceCommand = _server_command(table, kind)
+        case Kind.SERVER_BY_ADDRESS:
+            target = _server_address(table, kind)
+        case Kind.DEVICE_BY_COMMAND:
+            target = _device_command(table, kind)
+    table.refuse_the_rest()
+    return target
+
+
+def fill(text: str, values: Mapping[str, object]) -> str:
+    """Put values in the place of the placeholders; braces that are no placeholder stay."""
+    return _PLACEHOLDER.sub(lambda found: str(values[found[1]]) if found[1] in values else found[0], text)
+
+
+class _Table:
+    """A TOML table that remembers what was asked of it, so that the rest can be refused."""
+
+    def __init__(self, path: Path, prefix: str, content: Mapping[str, Any]) -> None:
+        self.path = path
+        self._prefix = prefix
+        self._content = content
+        self._asked: dict[str, None] = {}
+
+    def error(self, key: str, problem: str) -> TargetError:
+        return TargetError(self.path, self._prefix + key, problem)
+
+    def expected(self, key: str, what: str) -> TargetError:
+        if key not in self._content:
+            return self.error(key, f"missing, expected {what}")
+        return self.error(key, f"expected {what}, got {self._content[key]!r}")
+
+    def raw(self, key: str) -> Any:
+        self._asked[key] = None
+        return self._content.get(key)
+
+    def has(self, key: str) -> bool:
+        return self.raw(key) is not None
+
+    def text(self, key: str, what: str, default: str | None = None, pattern: str = r".+") -> str:
+        value = self.raw(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise self.expected(key, what)
+        return value
+
+    def number(self, key: str, default: float, what: str = "a number of seconds above 0") -> float:
+        value = self.raw(key)
+        if value is None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e6:
+            raise self.expected(key, what)
+        return float(value)
+
+    def integer(self, key: str, what: str, within: range, default: int | None = None) -> int:
+        value = self.raw(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, bool) or not isinstance(value, int) or value not in within:
+            raise self.expected(key, what)
+        return value
+
+    def choice(self, key: str, choices: type[_EnumT], default: _EnumT | None = None) -> _EnumT:
+        value = self.raw(key)
+        if value is None and default is not None:
+            return default
+        for choice in choices:
+            if choice.value == value:
+                return choice
+        raise self.expected(key, "one of " + ", ".join(repr(choice.value) for choice in choices))
+
+    def table(self, key: str) -> "_Table":
+        value = self.raw(key)
+        if value is not None and not isinstance(value, dict):
+            raise self.expected(key, "a table")
+        return _Table(self.path, f"{self._prefix}{key}.", value or {})
+
+    def tables(self, key: str, what: str) -> list["_Table"]:
+        value = self.raw(key)
+        if not isinstance(value, list) or not value or not all(isinstance(item, dict) for item in value):
+            raise self.expected(key, what)
+        return [_Table(self.path, f"{self._prefix}{key}[{index}].", item) for index, item in enumerate(value)]
+
+    def command(self, known: tuple[str, ...]) -> tuple[str, ...]:
+        what = "a command: a list of strings, or one string"
+        value = self.raw("command")
+        if isinstance(value, str):
+            try:
+                value = shlex.split(value)
+            except ValueError as error:
+                raise self.error("command", f"{error} in {value!r}") from error
+        if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
+            raise self.expected("command", what)
+        command = tuple(value)
+        self.check_placeholders("command", command, known)
+        if "port" not in placeholders(command):
+            raise self.error("command", "expected {port} somewhere: the kit chooses the port")
+        return command
+
+    def check_placeholders(self, key: str, texts: Iterable[str], known: tuple[str, ...]) -> None:
+        for name in placeholders(texts):
+            if name not in known:
+                raise self.error(
+                    key, f"unknown placeholder {{{name}}}, expected one of " + " ".join(f"{{{one}}}" for one in known)
+                )
+
+    def path_text(self, key: str, what: str, known: tuple[str, ...]) -> str | None:
+        """An optional path that may have placeholders."""
+        if not self.has(key):
+            return None
+        value = self.text(key, what)
+        self.check_placeholders(key, [value], known)
+        return value
+
+    def refuse_the_rest(self) -> None:
+        for key in self._content:
+            if key not in self._asked:
+                near = difflib.get_close_matches(key, self._asked, n=1)
+                known = f"did you mean {near[0]!r}?" if near else "known here: " + ", ".join(sorted(self._asked))
+                raise self.error(key, f"unknown key; {known}")
+
+
+def placeholders(texts: Iterable[str]) -> set[str]:
+    """The names between braces in some texts."""
+    return {name for text in texts for name in _PLACEHOLDER.findall(text)}
+
+
+def _common(table: _Table, kind: Kind) -> dict[str, Any]:
+    """The fields of `Target`, for whatever kind."""
+    revision = table.choice("revision", Revision)
+    scale = table.number("scale", 1.0, "a factor above 0")
+    times = table.table("timeouts")
+    timeouts = Timeouts(
+        **{item.name: times.number(item.name, getattr(Timeouts(), item.name)) for item in fields(Timeouts)}
+    )
+    times.refuse_the_rest()
+    return {
+        "path": table.path,
+        "name": table.text("name", "a name for reports", default=table.path.stem),
+        "kind": kind,
+        "revision": revision,
+        "handshake": table.choice(
+            "handshake", Handshake, Handshake.IMMEDIATE if revision is Revision.A else Handshake.WAIT
+        ),
+        "scale": scale,
+        "timeouts": timeouts.scaled(scale),
+    }
+
+
+def _server_command(table: _Table, kind: Kind) -> ServerCommand:
+    common = _common(table, kind)
+    ready = table.table("ready")
+    how = [key for key in ("log", "file", "listening") if ready.has(key)]
+    if len(how) > 1:
+        raise table.error("ready", f"expected one of log, file, listening, got {' and '.join(how)}")
+    if "listening" in how and ready.raw("listening") is not True:
+        raise ready.expected("listening", "true")
+    try:
+        log = re.compile(ready.text("log", "a regular expression")) if "log" in how else None
+    except re.error as error:
+        raise ready.error("log", f"is not a regular expression: {error}") from error
+    file = ready.path_text("file", "the path of a file", SERVER_PLACEHOLDERS)
+    ready.refuse_the_rest()
+    return ServerCommand(
+        **common,
+        command=table.command(SERVER_PLACEHOLDERS),
+        host=table.text("host", "an address to listen on", LOOPBACK),
+        ready=Ready(log=log, file=file, listening=not how or "listening" in how),
+    )
+
+
+def _server_address(table: _Table, kind: Kind) -> ServerAddress:
+    common = _common(table, kind)
+    devices = []
+    for item in table.tables("devices", "one [[devices]] table per device that the server knows"):
+        file = table.path.parent / item.text("file", "the path of the S-record file that the server has for it")
+        if not file.is_file():
+            raise item.expected("file", f"the path of an S-record file (there is none at {file})")
+        devices.append(
+            KnownDevice(
+                mcuid=_mcuid(item, common["revision"]),
+                file=file,
+                version=item.text("version", "one or two upper-case hex digits", pattern="[0-9A-F]{1,2}"),
+            )
+        )
+        item.refuse_the_rest()
+    return ServerAddress(
+        **common,
+        host=table.text("host", "the server's name or address"),
+        port=table.integer("port", "a port, 1 to 65535", range(1, 65_536)),
+        devices=tuple(devices),
+    )
+
+
+def _device_command(table: _Table, kind: Kind) -> DeviceCommand:
+    common = _common(table, kind)
+    command = table.command(DEVICE_PLACEHOLDERS)
+    mcuid = _mcuid(table, common["revision"]) if table.has("mcuid") else None
+    if mcuid is None and "mcuid" not in placeholders(command):
+        raise table.error("command", "expected {mcuid} somewhere, or mcuid = with the identity that the device has")
+    observe = table.table("observe")
+    seen = Observe(
+        flash=observe.path_text("flash", "the path of a flash dump", DEVICE_PLACEHOLDERS),
+        flash_address=observe.integer("flash_address", "an address of 32 bits", range(1 << 32), default=0),
+        outcome=observe.path_text("outcome", "the path of a JSON file", DEVICE_PLACEHOLDERS),
+    )
+    observe.refuse_the_rest()
+    return DeviceCommand(
+        **common,
+        command=command,
+        host=table.text("host", "the address of the kit's server, as the device sees it", LOOPBACK),
+        port=table.integer("port", "a port, or 0 for any free one", range(65_536), default=0),
+        mcuid=mcuid,
+        observe=seen,
+    )
+
+
+def _mcuid(table: _Table, revision: Revision) -> str:
+    if revision is Revision.A:
+        return table.text("mcuid", "25 decimal digits (revision A)", pattern="[0-9]{25}")
+    return table.text("mcuid", "1 to 64 upper-case hex digits (revision B)", pattern="[0-9A-F]{1,64}")

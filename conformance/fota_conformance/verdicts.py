@@ -1,0 +1,52 @@
+"""What a case can come to, and what a whole run then comes to.
+
+Pure: no pytest, no I/O. A verdict is about the target alone; what went wrong on the kit's side has verdicts of its own,
+so that neither is ever taken for the other.
+"""
+
+import enum
+from collections.abc import Iterable
+from typing import Final
+
+
+class Verdict(enum.Enum):
+    """The outcome of one case, from best to worst: the worst phase of a case is its verdict."""
+
+    PASS = "PASS"
+    """The target did what the case demands."""
+    NOT_IMPLEMENTED = "NOT-IMPLEMENTED"
+    """The target declares that it lacks an optional capability."""
+    NON_STRICT = "NON-STRICT"
+    """The target departs from a requirement that does not bind it."""
+    COULD_NOT_TEST = "COULD-NOT-TEST"
+    """The target did not start, or does not show what the case must look at."""
+    HARNESS_ERROR = "HARNESS-ERROR"
+    """The kit itself failed; nothing is known about the target."""
+    FAIL = "FAIL"
+    """The target did something else than the case demands."""
+
+
+EXIT_WELL: Final = 0
+"""Every case was exercised and none failed."""
+EXIT_FAILED: Final = 1
+"""At least one case failed."""
+EXIT_USAGE: Final = 2
+"""The target file or an option is wrong, or no case was selected."""
+EXIT_UNTESTED: Final = 3
+"""Nothing failed, but something could not be tested."""
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The worst of the phases of one case; `PASS` if there are none."""
+    order = list(Verdict)
+    return max(verdicts, key=order.index, default=Verdict.PASS)
+
+
+def exit_code(verdicts: Iterable[Verdict]) -> int:
+    """The exit code of a run: a failure is certain and comes first, then what nobody knows."""
+    seen = set(verdicts)
+    if Verdict.FAIL in seen:
+        return EXIT_FAILED
+    if not seen or seen & {Verdict.HARNESS_ERROR, Verdict.COULD_NOT_TEST}:
+        return EXIT_UNTESTED
+    return EXIT_WELL
