@@ -41,10 +41,18 @@ class About:
 
     id: str
     """Stable and independent of where the kit is installed: file and function, and the variant in brackets."""
-    title: str
+    story: str
+    """What it claims, whatever the variant: its docstring's first line."""
+    variant: str
+    """What pytest varied, empty for nothing."""
     role: str
     chapter: str
     tags: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What it claims, with the variant."""
+        return f"{self.story} [{self.variant}]" if self.variant else self.story
 
 
 def about(item: pytest.Item) -> About:
@@ -52,11 +60,10 @@ def about(item: pytest.Item) -> About:
     mark = item.get_closest_marker("fota_chapter")
     role, chapter, *tags = mark.args if mark else ("", "")
     docstring: str = getattr(getattr(item, "function", None), "__doc__", None) or item.name
-    title = docstring.strip().splitlines()[0]
-    variant = item.name.partition("[")[2].removesuffix("]")
     return About(
         id=f"{item.path.name}::{item.name}",
-        title=f"{title} [{variant}]" if variant else title,
+        story=docstring.strip().splitlines()[0],
+        variant=item.name.partition("[")[2].removesuffix("]"),
         role=role,
         chapter=chapter,
         tags=tuple(tags),

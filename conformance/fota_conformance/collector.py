@@ -51,6 +51,23 @@ class Collector:
         self._broken = False
         self._result: RunResult | None = None
 
+    # Outermost: Allure's own names are set before ours.
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:
+        """Place the case in the report, whether its target starts or not."""
+        try:
+            return (yield)
+        finally:
+            this = about(item)
+            reporting.describe(
+                title=this.title,
+                epic=this.role,
+                feature=this.chapter,
+                story=this.story,
+                tags=this.tags,
+                target=self.target.name,
+            )
+
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, None, None]:
         """Keep what the case saw, while the report's case is still open."""
@@ -60,7 +77,7 @@ class Collector:
             case = item.stash.get(CASE, None)
             if case is not None:
                 texts = {WIRE_LOG_NAME: case.log.render()} | {
-                    f"target {name}": text for name, text in case.logs().items()
+                    f"target-{name}": text for name, text in case.logs().items()
                 }
                 for name, text in texts.items():
                     reporting.attach(name, text)
@@ -117,8 +134,8 @@ class Collector:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
-        """Put the results together and write them."""
-        if self._is_worker:
+        """Put the results together and write them; where no case could be selected there are none."""
+        if self._is_worker or exitstatus in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
             return
         self._result = RunResult(
             target=self.target,

@@ -28,8 +28,8 @@ from fota_conformance.wire import (
 )
 
 SETTLE_TIME: Final = 0.25
-"""Seconds (before `scale`) in which a server that must wait would show that it does not. Long enough for loopback and a
-LAN; a server that is slower to misbehave passes, never the other way round."""
+"""Seconds (before `scale`) in which a target that must wait would show that it does not. Long enough for loopback and a
+LAN; a target that is slower to misbehave passes, never the other way round."""
 MCUID_DIGITS: Final = 25
 """Digits of an identification that name the device under revision A; the rest is model and versions."""
 
@@ -45,7 +45,7 @@ def update_from_server(
     """Play `device` through one whole update from the server under test.
 
     `acks_permission` is the sort of device: one that acks `@4#` (revision B) or one that waits for the first record.
-    `others` are the images of other devices, to say where a wrong record comes from.
+    `others` are all images that the server has, to say where a wrong record comes from.
     """
     records = device.firmware.records
     settle_s = SETTLE_TIME * target.scale
@@ -118,7 +118,11 @@ def update_device(peer: Peer, target: Target, mcuid: str, firmware: Firmware, ve
             spare_acks = _read_one_ack(peer, times.frame, f"after {name}", spare_acks)
     with step("the device acks the end frame"):
         peer.send(end(version), "sending the end frame")
-        _read_one_ack(peer, times.frame, f"after the end frame, version {version}", spare_acks)
+        situation = f"after the end frame, version {version}"
+        spare_acks = _read_one_ack(peer, times.frame, situation, spare_acks)
+        accepted = "nothing more, or a close: one frame, one ack"
+        if peer.try_read(read_ack, SETTLE_TIME * target.scale, situation, accepted) and not spare_acks:
+            raise peer.failure(f"{situation} and its ack", came=show(ACK), accepted=accepted)
 
 
 def _read_permission_ack(peer: Peer, target: Target) -> int:
@@ -166,7 +170,7 @@ def _origin(frame: Frame, firmware: Firmware, expected: bytes, others: Iterable[
         return f"which is an {frame.kind.value}: the rest of the image is missing"
     if frame.raw.upper() == expected:
         return "which is the right record in lower case"
-    for image in (firmware, *others):
+    for image in (firmware, *(other for other in others if other.name != firmware.name)):
         if frame.raw in image.records:
             owner = "the same file" if image is firmware else f"{image.name}, the image of another device"
             return f"which is record {image.records.index(frame.raw) + 1} of {owner}"

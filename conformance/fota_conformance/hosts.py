@@ -53,14 +53,14 @@ class CommandServer:
         self._devices = devices
         self._instances = 0
         self._child: Child | None = None
-        self._never_ready: CouldNotTest | None = None
+        self._never_ready = False
         self._address = ("", 0)
         self._logs = folder
 
     def address(self) -> tuple[str, int]:
         """Where it listens; it is started if it does not run. One that was never ready is not tried again."""
-        if self._never_ready is not None:
-            raise self._never_ready
+        if self._never_ready:
+            raise CouldNotTest("the server never became ready; the first case that needs it says why")
         if self._child is not None and self._child.exit_status is not None:
             self.stop()
         if self._child is None:
@@ -74,14 +74,14 @@ class CommandServer:
             self._child = None
 
     def mark(self) -> int:
-        """A place in its output, for `logs`."""
-        return self._child.output.mark() if self._child else 0
+        """Where its output is now, for `logs`; the beginning, if the next case starts it."""
+        return self._child.output.mark() if self._child is not None and self._child.exit_status is None else 0
 
     def logs(self, mark: int) -> dict[str, str]:
         """Its output since a mark, and the ends of its log files, by name."""
         if self._child is None:
             return {}
-        found = {"output": self._child.output.since(mark)}
+        found = {"output.log": self._child.output.since(mark)}
         for path in sorted(self._logs.rglob("*")):
             if path.is_file():
                 with path.open("rb") as file:
@@ -115,8 +115,8 @@ class CommandServer:
         if not child.wait_until(lambda: self._is_ready(child, values), self._target.timeouts.ready):
             status = child.exit_status
             child.stop(self._target.timeouts.stop)
-            self._never_ready = CouldNotTest(_never_ready(self._target, command, status, child.output.since()))
-            raise self._never_ready
+            self._never_ready = True
+            raise CouldNotTest(_never_ready(self._target, command, status, child.output.since()))
         self._child = child
 
     def _is_ready(self, child: Child, values: Mapping[str, object]) -> bool:
@@ -175,7 +175,7 @@ class DeviceRun:
 
     def logs(self) -> dict[str, str]:
         """What it said."""
-        return {"output": self._child.output.since()}
+        return {"output.log": self._child.output.since()}
 
 
 @contextmanager

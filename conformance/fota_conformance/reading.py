@@ -103,7 +103,10 @@ def read_dump(path: Path, binary_address: int) -> Memory:
             file.add(content.decode("ascii"), overwrite=True)
     except (bincopy.Error, ValueError) as error:
         raise ReadingError(f"{path}: neither S-records nor Intel HEX: {error}") from error
-    return _memory(file)
+    memory = _memory(file)
+    if not memory.segments:
+        raise ReadingError(f"{path}: neither S-records nor Intel HEX: no data in it")
+    return memory
 
 
 def _read(path: Path) -> bytes:

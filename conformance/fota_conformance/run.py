@@ -24,7 +24,9 @@ ALLURE_RESULTS: Final = "allure-results"
 INTERRUPT_TIMEOUT: Final = 30.0
 """Seconds that an interrupted pytest has to stop its targets."""
 PYTEST_USAGE_ERROR: Final = 4
+"""pytest's exit code for an option that it refuses (`pytest.ExitCode`; pytest itself is not imported here)."""
 PYTEST_NOTHING_SELECTED: Final = 5
+"""pytest's exit code where no case was selected."""
 
 
 def run(target_path: Path, results_dir: Path, xdist: int = 0, select: str = "") -> int:
@@ -43,7 +45,9 @@ def run(target_path: Path, results_dir: Path, xdist: int = 0, select: str = "") 
         options += ["--fota-target", str(target_path.resolve()), "--fota-results", str(results_dir)]
         if select:
             options += ["-k", select]
-        if xdist > 0 and target.kind is not Kind.SERVER_BY_ADDRESS:
+        if target.kind is Kind.SERVER_BY_ADDRESS and xdist > 0:
+            print(f"a {target.kind.value} is judged by one worker: the cases run one after the other", flush=True)
+        elif xdist > 0:
             plugins.append("xdist")
             options += ["-n", str(xdist)]
         if importlib.util.find_spec("allure_pytest") is not None:
@@ -52,6 +56,8 @@ def run(target_path: Path, results_dir: Path, xdist: int = 0, select: str = "") 
         loaded = [word for plugin in plugins for word in ("-p", plugin)]
         command = [sys.executable, "-m", "pytest", "--pyargs", CASES, "-p", "no:cacheprovider", *loaded, *options]
         status = _run_interruptibly(command, work)
+    if status == PYTEST_NOTHING_SELECTED:
+        print(f"no {target.role.value} case matches -k {select!r}", file=sys.stderr)
     if status in (PYTEST_USAGE_ERROR, PYTEST_NOTHING_SELECTED):
         return EXIT_USAGE
     try:

@@ -359,7 +359,7 @@ def _server_address(table: _Table, kind: Kind) -> ServerAddress:
     for item in table.tables("devices", "one [[devices]] table per device that the server knows"):
         file = table.path.parent / item.text("file", "the path of the S-record file that the server has for it")
         if not file.is_file():
-            raise item.expected("file", f"the path of an S-record file (there is none at {file})")
+            raise item.error("file", f"there is no file {file}")
         devices.append(
             KnownDevice(
                 mcuid=_mcuid(item, common["revision"]),

@@ -80,9 +80,6 @@ def case(request: pytest.FixtureRequest, target: Target, tmp_path: Path) -> Case
     folder.mkdir(parents=True)
     running = Case(this.id, folder, WireLog(time.monotonic))
     request.node.stash[CASE] = running
-    reporting.describe(
-        title=this.title, epic=this.role, feature=this.chapter, story=this.title, tags=this.tags, target=target.name
-    )
     return running
 
 
@@ -123,6 +120,13 @@ def devices(request: pytest.FixtureRequest, device_table: DeviceTable) -> tuple[
     return tuple(distinct[:wanted])
 
 
+@pytest.fixture
+def images(device_table: DeviceTable) -> tuple[Firmware, ...]:
+    """All images that the server under test has: a wrong record may be another device's."""
+    by_name = {device.firmware.name: device.firmware for group in device_table.values() for device in group}
+    return tuple(by_name.values())
+
+
 @pytest.fixture(scope="session")
 def host(
     target: Target, device_table: DeviceTable, tmp_path_factory: pytest.TempPathFactory
@@ -143,8 +147,8 @@ def server(
     request: pytest.FixtureRequest, host: CommandServer | KnownServer, case: Case, target: Target
 ) -> Iterator[Callable[[], Peer]]:
     """The server under test, ready; calling it makes a new connection. A fresh one follows a case that did not pass."""
-    address = host.address()
     mark = host.mark()
+    address = host.address()
     case.logs = lambda: host.logs(mark)
     case.obituary = host.obituary
     failed_before = request.session.testsfailed
