@@ -84,7 +84,8 @@ def device_target(*options: str, more: str = OBSERVE) -> str:
     ("target", "cases"),
     [
         pytest.param(server_target(), 2, id="revision A"),
-        pytest.param(server_target("--wait", more='handshake = "wait"'), 2, id="waits for the ack"),
+        pytest.param(server_target("--handshake", "wait", more='handshake = "wait"'), 2, id="waits for the ack"),
+        pytest.param(server_target("--handshake", "auto", more='handshake = "auto"'), 3, id="gets on with both sorts"),
         pytest.param(server_target(more="ready.log = '^listening$'"), 2, id="ready by a log line"),
         pytest.param(
             server_target("--ready-file", "{logs}/ready", more='ready.file = "{logs}/ready"'), 2, id="ready by a file"
@@ -129,7 +130,7 @@ def test_broken_server_fails(judge: Judge, fault: str, case: str, reason: str) -
 
 def test_server_that_does_not_wait_for_the_ack_fails(judge: Judge) -> None:
     """A server that declares to wait for the ack of its permission, and does not, fails."""
-    judged = judge(server_target("--wait", "--fault", "early", more='handshake = "wait"'), "-k", WHOLE)
+    judged = judge(server_target("--fault", "early", more='handshake = "wait"'), "-k", WHOLE)
 
     assert judged.verdicts == ["FAIL"]
     assert_says(judged, r"after b'@4#', before the device acked it.*came: +b'S1.*accepted: nothing yet")

@@ -1,7 +1,7 @@
 """A server of the protocol in a page, independent of everything else here, good unless a fault is asked for.
 
-Standard library only; one client at a time; revision A, `immediate` (with `--wait` revision B's handshake). It is the
-known good target, and with `--fault` the known bad ones, by which the kit itself is judged.
+Standard library only; one client at a time; each of the three handshakes. It is the known good target, and with
+`--fault` the known bad ones, by which the kit itself is judged.
 """
 
 import argparse
@@ -20,7 +20,7 @@ FAULTS = {
     "no-end": "no end frame",
     "dies": "the process ends in mid-update",
     "denies": "nobody is allowed to update",
-    "early": "with --wait: it does not wait",
+    "early": "it does not wait for the ack of its permission",
 }
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     for option in ("host", "registry", "firmware"):
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--wait", action="store_true")
+    parser.add_argument("--handshake", choices=("immediate", "wait", "auto"), default="immediate")
     parser.add_argument("--ready-file", type=Path)
     parser.add_argument("--fault", choices=FAULTS)
     args = parser.parse_args()
@@ -53,10 +53,10 @@ def main() -> None:
                     continue
                 path, version = entries[mcuid]
                 first = first or path
-                serve(link, first if args.fault == "first-image" else path, version, args.wait, args.fault)
+                serve(link, first if args.fault == "first-image" else path, version, args.handshake, args.fault)
 
 
-def serve(link: socket.socket, path: Path, version: str, wait: bool, fault: str | None) -> None:
+def serve(link: socket.socket, path: Path, version: str, handshake: str, fault: str | None) -> None:
     """One session from the permission on."""
     frames = [line.strip().encode() for line in path.read_text().splitlines() if line[:2] in ("S1", "S2", "S3")]
     if fault == "order":
@@ -69,10 +69,11 @@ def serve(link: socket.socket, path: Path, version: str, wait: bool, fault: str 
         frames = [frame + b"\r\n" for frame in frames]
     if fault != "no-end":
         frames.append(f"@{version}##".encode())
-    if wait and fault != "early":
-        frames.insert(0, b"@4#")
-    else:
-        link.sendall(b"@4#")
+    link.sendall(b"@4#")
+    if handshake == "auto":
+        acked(link, 0.5)
+    if handshake == "wait" and fault != "early" and not acked(link, 10):
+        return
     for index, frame in enumerate(frames):
         if fault == "dies" and index == 5:
             print("out of memory", flush=True)
@@ -80,6 +81,17 @@ def serve(link: socket.socket, path: Path, version: str, wait: bool, fault: str 
         link.sendall(frame)
         if link.recv(16) != b"@":
             return
+
+
+def acked(link: socket.socket, within_s: float) -> bool:
+    """Whether the device acks the permission."""
+    link.settimeout(within_s)
+    try:
+        return link.recv(16) == b"@"
+    except TimeoutError:
+        return False
+    finally:
+        link.settimeout(10)
 
 
 if __name__ == "__main__":
