@@ -12,6 +12,7 @@ wire with its own codec and firmware with bincopy, so that a mistake of the prod
 | `exchange` | one whole update, in either role, phase by phase |
 | `cases` | the pytest cases, one file per chapter |
 | `verdicts`, `errors` | what a case can come to, and how it gets there |
+| `case` | one running case, from its first fixture to its last report |
 | `collector`, `results`, `reporting` | verdicts gathered by pytest, their JSON and table, and Allure's view of them |
 | `plugin` | the pytest options; the rest is loaded only when a target is given |
 | `run` | the cases in a pytest of their own |
