@@ -1,0 +1,39 @@
+"""Every exception of this package.
+
+* ServerError
+    * ConfigError        a setting is not as it must be
+    * RegistryError      the registry cannot be read at all, or written
+    * UnservableError    one device cannot be served, and why (with the status of its session)
+    * JournalError       the journal cannot be opened
+    * ListenError        the address cannot be listened on
+"""
+
+from fota_protocol.status import Status
+
+
+class ServerError(Exception):
+    """Base of all errors raised by `fota_server`; the message is for the operator."""
+
+
+class ConfigError(ServerError):
+    """A setting is not as it must be; the message says which, where it stands and what was expected."""
+
+
+class RegistryError(ServerError):
+    """The registry cannot be read at all, or cannot be written."""
+
+
+class JournalError(ServerError):
+    """The journal cannot be opened."""
+
+
+class ListenError(ServerError):
+    """The address cannot be listened on."""
+
+
+class UnservableError(ServerError):
+    """One device cannot be served; `status` is how its session ends."""
+
+    def __init__(self, message: str, *, status: Status) -> None:
+        super().__init__(message)
+        self.status = status

@@ -1,0 +1,108 @@
+"""The firmware store: images by file name, from one folder and never from outside it.
+
+Files are read and checked once per content (path, time of change, size), and the images are shared by all sessions. A
+session keeps the image it was given, whatever happens to the file afterwards.
+"""
+
+import os
+import stat
+from collections import OrderedDict
+from pathlib import Path
+from typing import Final
+
+from fota_protocol.errors import ImageError, ImageFault, UnknownPartError
+from fota_protocol.formats import MAX_FILE_SIZE, load
+from fota_protocol.image import FirmwareImage
+from fota_protocol.parts import DEFAULT_PART
+from fota_protocol.parts import part as find_part
+from fota_protocol.status import Status
+
+from .errors import UnservableError
+from .registry import RegistryEntry
+
+CACHE_BYTES: Final = 256 * 1024 * 1024
+"""How much firmware text the store keeps in mind; sessions keep what they serve all the same."""
+
+_STATUS: Final = {
+    ImageFault.UNREADABLE: Status.UNABLE_BUFFERING_CODE,
+    ImageFault.BAD_RECORD: Status.INVALID_CODE_CHUNK,
+    ImageFault.OVERLAP: Status.INVALID_CODE_CHUNK,
+    ImageFault.OUT_OF_RANGE: Status.INVALID_CODE_CHUNK,
+    ImageFault.INCOMPLETE: Status.BUFFERING_CODE_INCOMPLETE,
+    ImageFault.NOT_SEALABLE: Status.INVALID_CODE_CHUNK,
+}
+
+Key = tuple[str, int, int, bool, str | None]
+"""What makes an image: path, time of change in ns, size in bytes, packed, part."""
+
+
+class FirmwareStore:
+    """The firmware folder. `allow_unterminated` serves S-record files without a termination record."""
+
+    def __init__(self, folder: Path, *, allow_unterminated: bool = False) -> None:
+        self._folder = folder.resolve()
+        self._allow_unterminated = allow_unterminated
+        self._images: OrderedDict[Key, FirmwareImage | UnservableError] = OrderedDict()
+        self._sizes = 0
+
+    def key(self, entry: RegistryEntry) -> Key:
+        """Which image `entry` means at this moment; cheap. Raises `UnservableError` when there is no such file."""
+        path = self._path(entry.filename)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise UnservableError(
+                f"firmware {entry.filename}: {error.strerror}", status=Status.MISSED_FILENAME
+            ) from error
+        if not stat.S_ISREG(status.st_mode):
+            raise UnservableError(f"firmware {entry.filename}: not a file", status=Status.MISSED_FILENAME)
+        return str(path), status.st_mtime_ns, status.st_size, entry.pack, entry.part
+
+    def cached(self, key: Key) -> FirmwareImage | None:
+        """The image if it was loaded before; raises `UnservableError` if it was and cannot be served."""
+        found = self._images.get(key)
+        if found is None:
+            return None
+        self._images.move_to_end(key)
+        if isinstance(found, UnservableError):
+            raise found
+        return found
+
+    def read(self, key: Key) -> FirmwareImage | UnservableError:
+        """Read and check the file; blocks, touches no state of the store, and may run in another thread."""
+        path, _, _, pack, part_name = key
+        name = os.path.relpath(path, self._folder)
+        try:
+            with open(path, "rb") as file:
+                data = file.read(MAX_FILE_SIZE + 1)
+            image = load(data, allow_unterminated=self._allow_unterminated)
+            part = find_part(part_name or DEFAULT_PART)
+            if part_name is not None:
+                image.check_fits(part)
+            return image.pack(part.sector_size) if pack else image
+        except OSError as error:
+            return UnservableError(f"firmware {name}: {error.strerror}", status=Status.UNABLE_BUFFERING_CODE)
+        except ImageError as error:
+            return UnservableError(f"firmware {name}: {error}", status=_STATUS[error.fault])
+        except UnknownPartError as error:
+            return UnservableError(f"firmware {name}: {error}", status=Status.UNPROPER_FILE_FORMAT)
+
+    def remember(self, key: Key, found: FirmwareImage | UnservableError) -> None:
+        """Keep what `read` returned, and forget what was used least recently when it gets too much."""
+        if key not in self._images:
+            self._sizes += key[2]
+        self._images[key] = found
+        self._images.move_to_end(key)
+        while self._sizes > CACHE_BYTES and len(self._images) > 1:
+            forgotten, _ = self._images.popitem(last=False)
+            self._sizes -= forgotten[2]
+
+    def _path(self, filename: str) -> Path:
+        if "\0" in filename:
+            raise UnservableError("firmware: NUL in the file name", status=Status.UNABLE_BUFFERING_CODE)
+        path = Path(os.path.realpath(self._folder / filename))
+        if not path.is_relative_to(self._folder):
+            raise UnservableError(
+                f"firmware {filename}: leads outside the firmware folder", status=Status.UNABLE_BUFFERING_CODE
+            )
+        return path

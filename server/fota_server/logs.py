@@ -1,0 +1,150 @@
+"""Logs as the reference server has them: one of the server, rotated at midnight, and one of each session.
+
+A session's lines gather in memory and are appended to its file when it ends, so no session holds a file open. Writing
+them is the work of a thread of its own: a slow disk must not hold up the loop.
+"""
+
+import json
+import logging
+import logging.handlers
+import queue
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Final, TextIO
+
+from .errors import ConfigError
+
+FORMAT: Final = "%(asctime)s %(levelname)-8s %(message)s"
+"""Line format of the reference server."""
+
+SERVER_LOG: Final = "otaserver.log"
+BACKUPS: Final = 3
+"""Rotated server logs that are kept (reference server: 3)."""
+
+SESSION_LINES: Final = 200
+"""Most lines of one session's log."""
+
+QUEUE_LIMIT: Final = 20_000
+"""Most session logs that wait to be written; further ones are dropped and said so."""
+
+_SAFE_NAME: Final = re.compile(r"[0-9A-Za-z]{1,64}")
+
+
+class CustomLogger:
+    """Stands in for standard output or error: what is written to it becomes lines of a log, at `level`."""
+
+    def __init__(self, logger: logging.Logger, level: int) -> None:
+        self.logger = logger
+        self.level = level
+
+    def write(self, message: str) -> int:
+        """Log `message`, unless it is only the line end that `print` writes apart."""
+        text = message.rstrip("\n")
+        if text:
+            self.logger.log(self.level, text)
+        return len(message)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as JSON."""
+        line = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def open_server_log(folder: Path, *, as_json: bool, console: TextIO | None) -> logging.Logger:
+    """The server's log in `folder`, copied to `console` where there is one; raises `ConfigError`."""
+    formatter = JsonFormatter() if as_json else logging.Formatter(FORMAT)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = logging.handlers.TimedRotatingFileHandler(
+            folder / SERVER_LOG, when="midnight", backupCount=BACKUPS, encoding="utf-8"
+        )
+    except OSError as error:
+        raise ConfigError(f"log folder {folder}: {error.strerror}") from error
+    logger = logging.Logger(f"otaserver:{folder}", logging.INFO)  # not in the global tree: a process may run several
+    handlers: list[logging.Handler] = [file]
+    if console is not None:
+        handlers.append(logging.StreamHandler(console))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)
+    return logger
+
+
+def close_log(logger: logging.Logger) -> None:
+    """Close what `open_server_log` opened."""
+    for handler in tuple(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+class SessionLog:
+    """The lines of one session, in memory."""
+
+    __slots__ = ("lines", "mcuid", "started_at")
+
+    def __init__(self, mcuid: str, started_at: float) -> None:
+        self.mcuid = mcuid
+        self.started_at = started_at
+        self.lines: list[tuple[float, int, str]] = []
+
+    def add(self, at: float, message: str, level: int = logging.INFO) -> None:
+        """Keep a line; `at` is seconds since the epoch. Lines beyond the limit are dropped."""
+        if len(self.lines) < SESSION_LINES:
+            self.lines.append((at, level, message))
+
+
+class SessionLogs:
+    """Writes session logs to `<folder>/<mcuid>-<dd-mm-yy_HH-MM>.txt`, appending when a name is taken."""
+
+    def __init__(self, folder: Path, logger: logging.Logger) -> None:
+        self._folder = folder
+        self._logger = logger
+        self._formatter = logging.Formatter(FORMAT)
+        self._queue: queue.Queue[SessionLog | None] = queue.Queue(QUEUE_LIMIT)
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name="fota-session-logs", daemon=True)
+        self._thread.start()
+
+    def write(self, log: SessionLog) -> None:
+        """Hand a session's log over; never blocks."""
+        try:
+            self._queue.put_nowait(log)
+        except queue.Full:
+            self._complain("session logs come faster than they can be written")
+
+    def close(self) -> None:
+        """Write what has gathered."""
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (log := self._queue.get()) is not None:
+            # An MCUID has been checked by now; what is no plain name all the same never becomes a path.
+            name = log.mcuid if _SAFE_NAME.fullmatch(log.mcuid) else "unnamed"
+            stamp = time.strftime("%d-%m-%y_%H-%M", time.localtime(log.started_at))
+            try:
+                with (self._folder / f"{name}-{stamp}.txt").open("a", encoding="utf-8") as file:
+                    file.writelines(self._line(*line) for line in log.lines)
+            except OSError as error:
+                self._complain(f"session logs cannot be written: {error}")
+
+    def _line(self, at: float, level: int, message: str) -> str:
+        record = logging.LogRecord("session", level, "", 0, message, None, None)
+        record.created, record.msecs = at, at % 1 * 1000
+        return self._formatter.format(record) + "\n"
+
+    def _complain(self, message: str) -> None:
+        if not self._failed:  # once: a full disk must not fill the server log as well
+            self._failed = True
+            self._logger.error("%s", message)

@@ -1,0 +1,103 @@
+"""What a registry knows of a device, and what every registry can do."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from fota_protocol.errors import RemoteProtocolError, UnknownPartError
+from fota_protocol.frames import normal_version
+from fota_protocol.identity import McuidFormat, parse_mcuid
+from fota_protocol.parts import part as find_part
+from fota_protocol.server import Handshake
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryEntry:
+    """One device: the firmware it is to have, and what is special about it. Raises `ValueError` for bad values."""
+
+    mcuid: str
+    filename: str
+    """A file in the firmware folder; `/` leads into folders below it, never out."""
+    version: str
+    """1 or 2 hexadecimal digits, upper case."""
+    part: str | None = None
+    """The part's name; the image must fit into its application flash. None: any image is served."""
+    handshake: Handshake | None = None
+    """None: the server's."""
+    pack: bool = False
+    """Whether the image is re-cut into long records."""
+    once: bool = False
+    """Whether the device is left alone after one success."""
+
+    def __post_init__(self) -> None:
+        if not self.filename:
+            raise ValueError("no file name")
+        object.__setattr__(self, "mcuid", normal_mcuid(self.mcuid))
+        object.__setattr__(self, "version", normal_version(self.version))
+        if self.part is not None:
+            try:
+                object.__setattr__(self, "part", find_part(self.part).name)
+            except UnknownPartError as error:
+                raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A line of a registry that disables only itself."""
+
+    line: int
+    message: str
+
+
+class Registry(Protocol):
+    """A source of entries. Looking up never fails because of another device's entry."""
+
+    @property
+    def name(self) -> str:
+        """Where it is kept, for messages."""
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with it at this moment; the devices of these lines are unknown."""
+
+    def find(self, mcuid: str) -> RegistryEntry | None:
+        """The entry of a device; None when it is unknown. Raises `UnservableError` where its entry is malformed."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[RegistryEntry]: ...
+
+    def close(self) -> None: ...
+
+
+def normal_mcuid(text: str) -> str:
+    """An MCUID as sessions report it: in either format, hexadecimal digits in upper case; raises `ValueError`."""
+    try:
+        return parse_mcuid(text, McuidFormat.HEX).mcuid
+    except RemoteProtocolError as error:
+        raise ValueError(f"MCUID {text!r}, expected 25 decimal or 1 to 64 hexadecimal digits") from error
+
+
+_FLAGS: Final = frozenset({"pack", "once"})
+
+
+def entry_from_fields(mcuid: str, filename: str, version: str, fields: Mapping[str, str]) -> RegistryEntry:
+    """An entry from text; raises `ValueError` with what is wrong."""
+    unknown = fields.keys() - _FLAGS - {"part", "handshake"}
+    if unknown:
+        raise ValueError(f"unknown field {min(unknown)!r}, expected part=, handshake=, pack or once")
+    handshake = fields.get("handshake")
+    if handshake is not None and handshake not in {choice.value for choice in Handshake}:
+        raise ValueError(f"handshake {handshake!r}, expected wait, immediate or auto")
+    for flag in _FLAGS & fields.keys():
+        if fields[flag] not in ("", "1", "yes", "true"):
+            raise ValueError(f"{flag}={fields[flag]}, expected just {flag!r}")
+    return RegistryEntry(
+        mcuid=mcuid,
+        filename=filename,
+        version=version,
+        part=fields.get("part"),
+        handshake=None if handshake is None else Handshake(handshake),
+        pack="pack" in fields,
+        once="once" in fields,
+    )

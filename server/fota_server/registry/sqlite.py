@@ -1,0 +1,110 @@
+"""A registry in SQLite: one row a device, changed by others while the server runs."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from fota_protocol.server import Handshake
+from fota_protocol.status import Status
+
+from ..errors import RegistryError, UnservableError
+from .entry import Problem, RegistryEntry
+
+SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+"""How every SQLite file begins."""
+
+BUSY_TIMEOUT: Final = 0.25
+"""Seconds a look-up waits for another process's write; longer would hold up every session."""
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS devices (
+    mcuid TEXT PRIMARY KEY,
+    filename TEXT NOT NULL,
+    version TEXT NOT NULL,
+    part TEXT,
+    handshake TEXT,
+    pack INTEGER NOT NULL DEFAULT 0,
+    once INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID
+"""
+_COLUMNS: Final = "mcuid, filename, version, part, handshake, pack, once"
+
+
+class SqliteRegistry:
+    """A registry in an SQLite file, made where there is none; raises `RegistryError` when it cannot be used."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise RegistryError(
+                f"registry {path}: {error}, expected an SQLite file or a folder to make it in"
+            ) from error
+        try:
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute(_SCHEMA)
+        except sqlite3.Error as error:
+            self._database.close()
+            raise RegistryError(f"registry {path}: {error}, expected an SQLite file") from error
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self._path)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """None are looked for: a bad row is reported when its device comes."""
+        return ()
+
+    def find(self, mcuid: str) -> RegistryEntry | None:
+        """The entry of a device; raises `UnservableError` when its row is malformed or the file cannot be read."""
+        try:
+            row = self._database.execute(f"SELECT {_COLUMNS} FROM devices WHERE mcuid = ?", (mcuid,)).fetchone()
+            return None if row is None else _entry(row)
+        except (sqlite3.Error, ValueError) as error:
+            raise UnservableError(f"registry entry of {mcuid}: {error}", status=Status.UNPROPER_FILE_FORMAT) from error
+
+    def __len__(self) -> int:
+        count: int = self._database.execute("SELECT count(*) FROM devices").fetchone()[0]
+        return count
+
+    def __iter__(self) -> Iterator[RegistryEntry]:
+        for row in self._database.execute(f"SELECT {_COLUMNS} FROM devices ORDER BY mcuid"):
+            yield _entry(row)
+
+    def put(self, entries: Iterable[RegistryEntry]) -> None:
+        """Add devices or replace them, all or none; raises `RegistryError`."""
+        rows = [
+            (e.mcuid, e.filename, e.version, e.part, e.handshake and e.handshake.value, int(e.pack), int(e.once))
+            for e in entries
+        ]
+        try:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                self._database.executemany(f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)", rows)
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
+            self._database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise RegistryError(f"registry {self._path}: {error}") from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _entry(row: tuple[str, str, str, str | None, str | None, int, int]) -> RegistryEntry:
+    mcuid, filename, version, part, handshake, pack, once = row
+    return RegistryEntry(
+        mcuid=mcuid,
+        filename=filename,
+        version=version,
+        part=part,
+        handshake=None if handshake is None else Handshake(handshake),
+        pack=bool(pack),
+        once=bool(once),
+    )
