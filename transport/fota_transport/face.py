@@ -19,7 +19,7 @@ import struct
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from .session import Session
 from .sweeper import Sweeper
@@ -152,8 +152,7 @@ class SessionProtocol(asyncio.Protocol, ABC, Generic[SessionT]):
     # --- called by the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's derive from nothing
         if hasattr(transport, "max_size"):
             transport.max_size = READ_SIZE
         connection = transport.get_extra_info("socket")
