@@ -65,7 +65,7 @@ class FirmwareStore:
             return None
         self._images.move_to_end(key)
         if isinstance(found, UnservableError):
-            raise found
+            raise UnservableError(str(found), status=found.status)  # not the same object: it would gather tracebacks
         return found
 
     def read(self, key: Key) -> FirmwareImage | UnservableError:

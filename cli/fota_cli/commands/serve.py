@@ -1,0 +1,132 @@
+"""Serve firmware to devices until SIGTERM or Ctrl-C.
+
+The registry says who gets what, one device a line: MCUID,filename,version (or an SQLite file). Settings come from
+the command line, then from a TOML file (--config), then from defaults. When the server accepts connections it prints
+one JSON line with its address; everything else goes to the log folder, and to standard error.
+
+  fota serve --registry devices2update.txt --firmware bin --logs logs
+  fota serve -db devices2update.txt -pbf bin -ho 127.0.0.1 -p 4000 -lp /tmp
+  fota serve --config fota.toml --port 0 --ready-file ready.json
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from fota_protocol.identity import McuidFormat
+from fota_protocol.server import Handshake
+from fota_server.app import readiness, serve, write_ready_file
+from fota_server.config import LogFormat, Settings, load_settings
+from fota_server.errors import ServerError
+from fota_transport.loops import run as run_loop
+
+from .. import exit_codes
+from ..errors import UsageError
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Options; those of the reference server keep their names."""
+    defaults = Settings()
+    add = parser.add_argument
+    add("--config", type=Path, metavar="TOML", help="settings by their long names, e.g. ack-timeout = 30")
+    add("-ho", "--host", help="address to listen on (default: every interface)")
+    add("-p", "--port", type=int, help=f"TCP port, 0 for a free one (default: {defaults.port})")
+    add(
+        "-db",
+        "--dbname",
+        "--registry",
+        dest="registry",
+        type=Path,
+        metavar="FILE",
+        help=_of(defaults.registry, "who gets what: a text file or SQLite"),
+    )
+    add(
+        "-pbf",
+        "--pathbinaryfiles",
+        "--firmware",
+        dest="firmware",
+        type=Path,
+        metavar="DIR",
+        help=_of(defaults.firmware, "firmware folder"),
+    )
+    add(
+        "-lp",
+        "--logpath",
+        "--logs",
+        dest="logs",
+        type=Path,
+        metavar="DIR",
+        help=_of(defaults.logs, "log folder, made where there is none"),
+    )
+    add(
+        "--journal",
+        type=Path,
+        metavar="FILE",
+        help="SQLite journal of sessions (default: journal.sqlite in the log folder)",
+    )
+    add(
+        "--log-format",
+        type=LogFormat,
+        choices=list(LogFormat),
+        metavar="text|json",
+        help="of the server log (default: text)",
+    )
+    add(
+        "--mcuid-format",
+        type=McuidFormat,
+        choices=list(McuidFormat),
+        metavar="decimal25|hex",
+        help="of identifications (default: decimal25)",
+    )
+    add(
+        "--handshake",
+        type=Handshake,
+        choices=list(Handshake),
+        metavar="auto|wait|immediate",
+        help="whether devices ack @4# before the first record (default: auto)",
+    )
+    for name, what in (
+        ("identification-timeout", "from the connection to the identification"),
+        ("ack-timeout", "from a frame to its ack"),
+        ("end-ack-timeout", "from the end frame to its ack"),
+        ("grace", "how long auto waits for the ack of @4#"),
+        ("stop-timeout", "how long live updates may go on after SIGTERM"),
+    ):
+        default = getattr(defaults, name.replace("-", "_"))
+        add(f"--{name}", type=float, metavar="S", help=f"{what}, in seconds (default: {default:g})")
+    add("--limit", type=int, metavar="N", help="most connections at once (default: from the descriptor limit)")
+    add(
+        "--allow-unterminated",
+        action="store_true",
+        default=None,
+        help="serve S-record files that may be cut: without S7, S8 or S9",
+    )
+    add("--ready-file", type=Path, metavar="FILE", help="also write the JSON line to this file, in one step")
+    add("--quiet", action="store_true", help="log to the log folder only")
+
+
+def _of(default: object, what: str) -> str:
+    return f"{what} (default: {default})"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve; returns the exit code."""
+    named: dict[str, Any] = {
+        name: value
+        for name, value in vars(args).items()
+        if value is not None and name not in ("config", "ready_file", "quiet")
+    }
+
+    def on_ready(host: str, port: int) -> None:
+        line = readiness(host, port)
+        if args.ready_file is not None:
+            write_ready_file(args.ready_file, line)
+        print(line, flush=True)
+
+    try:
+        settings = (load_settings(args.config) if args.config else Settings()).changed(named)
+        run_loop(serve(settings, on_ready=on_ready, console=None if args.quiet else sys.stderr))
+    except ServerError as error:
+        raise UsageError(str(error)) from error
+    return exit_codes.OK

@@ -1,0 +1,133 @@
+"""Settings of the server: their defaults, and the TOML file that may change them.
+
+A setting has one name everywhere: `ack-timeout` in the file is `--ack-timeout` on the command line and `ack_timeout`
+here. What is said on the command line wins over the file, the file over the defaults.
+"""
+
+import dataclasses
+import enum
+import tomllib
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fota_protocol.identity import McuidFormat
+from fota_protocol.server import Handshake, ServerTimings
+
+from .errors import ConfigError
+
+MAX_PORT: Final = 65_535
+
+
+class LogFormat(enum.Enum):
+    """How lines of the server log look."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that can be set; raises `ConfigError` for a value that cannot be meant. Times are seconds."""
+
+    host: str = ""
+    """Address to listen on; empty for every interface, as the reference server does."""
+    port: int = 4000
+    """TCP port; 0 for a free one, which the readiness line names."""
+    registry: Path = Path("devices2update.txt")
+    firmware: Path = Path("bin")
+    logs: Path = Path("logs")
+    journal: Path | None = None
+    """None: `journal.sqlite` in the log folder."""
+    log_format: LogFormat = LogFormat.TEXT
+    mcuid_format: McuidFormat = McuidFormat.DECIMAL25
+    handshake: Handshake = Handshake.AUTO
+    identification_timeout: float = 30.0
+    ack_timeout: float = 30.0
+    end_ack_timeout: float = 30.0
+    grace: float = 5.0
+    stop_timeout: float = 30.0
+    """How long live sessions may go on after the server was told to stop."""
+    limit: int | None = None
+    """Most connections at once; None: as many as the process may have descriptors, less a reserve."""
+    allow_unterminated: bool = False
+    """Whether S-record files without a termination record are served."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= MAX_PORT:
+            raise ConfigError(f"port {self.port}, expected 0 to {MAX_PORT}")
+        if self.limit is not None and self.limit < 1:
+            raise ConfigError(f"limit {self.limit}, expected at least 1")
+        for name in ("identification_timeout", "ack_timeout", "end_ack_timeout", "grace", "stop_timeout"):
+            if not 0 < getattr(self, name) <= 86_400:
+                raise ConfigError(f"{_dashed(name)} {getattr(self, name):g}, expected more than 0 and at most 86400 s")
+
+    @property
+    def timings(self) -> ServerTimings:
+        """The times that sessions keep."""
+        return ServerTimings(
+            identification=self.identification_timeout,
+            ack=self.ack_timeout,
+            end_ack=self.end_ack_timeout,
+            grace=self.grace,
+        )
+
+    @property
+    def journal_path(self) -> Path:
+        """Where the journal is."""
+        return self.logs / "journal.sqlite" if self.journal is None else self.journal
+
+    def changed(self, values: Mapping[str, Any]) -> "Settings":
+        """The settings with `values` in place of some; raises `ConfigError`."""
+        return dataclasses.replace(self, **values)
+
+
+def load_settings(path: Path) -> Settings:
+    """Settings from a TOML file, paths in it relative to its folder; raises `ConfigError`."""
+    try:
+        table = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+    types = typing.get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        if name not in types or "_" in key:
+            known = ", ".join(_dashed(field.name) for field in dataclasses.fields(Settings))
+            raise ConfigError(f"configuration {path}: unknown setting {key!r}, expected one of {known}")
+        try:
+            values[name] = _convert(value, types[name], path.parent)
+        except ValueError as error:
+            raise ConfigError(f"configuration {path}: {key} = {value!r}, expected {error}") from None
+    try:
+        return Settings(**values)
+    except ConfigError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+
+
+def _convert(value: object, wanted: Any, folder: Path) -> object:
+    """`value` as the type of its setting; raises `ValueError` with what was expected."""
+    kinds = [kind for kind in typing.get_args(wanted) or (wanted,) if kind is not type(None)]
+    kind = kinds[0]
+    if isinstance(kind, enum.EnumMeta):
+        choices: dict[str, enum.Enum] = {str(choice.value): choice for choice in kind}
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
+        return choices[str(value)]
+    if kind is Path and isinstance(value, str):
+        return folder / value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
+        return value
+    raise ValueError(
+        {Path: "a string", str: "a string", int: "a whole number", float: "a number"}.get(kind, "a boolean")
+    )
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")

@@ -1,0 +1,201 @@
+"""The listener: accepts connections, carries each one's session, and stops gracefully."""
+
+import asyncio
+import functools
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from fota_protocol.identity import McuidFormat
+from fota_protocol.image import FirmwareImage
+from fota_protocol.server import Closed, Identified, ServerSession, ServerState, ServerTimings
+from fota_protocol.status import Status
+from fota_transport.face import SessionProtocol
+from fota_transport.sweeper import Sweeper
+
+from .errors import ListenError, UnservableError
+from .firmware import Key
+from .registry import RegistryEntry
+from .service import SessionNote, UpdateService
+
+BACKLOG: Final = 65_535
+"""Connections that the kernel may hold for us; it cuts this to its own limit."""
+
+SWEEP_INTERVAL: Final = 0.25
+"""Longest time in seconds by which a deadline may be overrun."""
+
+LINGER: Final = 2.0
+"""Seconds that a refused connection has to read why before it is reset."""
+
+
+class Listener:
+    """Serves `service` on a loop. Times are on the loop's clock, `wall` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        service: UpdateService,
+        logger: logging.Logger,
+        *,
+        mcuid_format: McuidFormat,
+        timings: ServerTimings,
+        limit: int,
+        wall: Callable[[], float],
+    ) -> None:
+        self.loop = loop
+        self.service = service
+        self.wall = wall
+        self._logger = logger
+        self._mcuid_format = mcuid_format
+        self._timings = timings
+        self._limit = limit
+        shortest = min(timings.identification, timings.ack, timings.end_ack, timings.grace)
+        self._sweeper = Sweeper(loop, min(SWEEP_INTERVAL, shortest / 4))
+        self._connections: dict[Connection, None] = {}
+        self._loading: dict[Key, asyncio.Future[FirmwareImage | UnservableError]] = {}
+        self._server: asyncio.Server | None = None
+        self._stopping = False
+        self._refused = 0
+        self._idle = asyncio.Event()
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address, with the port that a port of 0 became. Raises `ListenError`."""
+        try:
+            self._server = await self.loop.create_server(
+                lambda: Connection(self, self._sweeper), host or None, port, backlog=BACKLOG
+            )
+        except (OSError, OverflowError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            raise ListenError(f"cannot listen on {host or '*'}:{port}: {reason}") from error
+        address = self._server.sockets[0].getsockname()
+        return host or "0.0.0.0", address[1]
+
+    async def stop(self, timeout_s: float) -> None:
+        """Take no more sessions, let live updates finish for `timeout_s` seconds, then cut them."""
+        self._stopping = True
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._connections):
+            if connection.session.state in (ServerState.IDENTIFYING, ServerState.DECIDING):
+                connection.cut()
+        if self._connections:
+            self._logger.info("Stopping: %d updates may go on for %g s", len(self._connections), timeout_s)
+            self._idle.clear()
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout_s)
+            except TimeoutError:
+                self._logger.warning("Stopping: %d updates are cut", len(self._connections))
+        self.cut_all()
+        while self._connections:
+            await asyncio.sleep(0.01)
+        self._sweeper.stop()
+
+    def cut_all(self) -> None:
+        """Cut every session at once."""
+        for connection in tuple(self._connections):
+            connection.cut()
+        self._idle.set()
+
+    def opened(self, connection: "Connection", now: float) -> ServerSession:
+        """A connection was made: its session, which is over already when there is no room."""
+        session = ServerSession(now, mcuid_format=self._mcuid_format, timings=self._timings)
+        if self._stopping:
+            session.abandon(Status.SERVER_STOPPED, "the server is stopping", now)
+        elif len(self._connections) >= self._limit:
+            session.abandon(Status.LIMIT_REACHED, f"{self._limit} connections are open", now)
+            self._refused += 1
+            if self._refused.bit_count() == 1:  # 1, 2, 4, 8 …: a flood does not flood the log
+                self._logger.warning("Limit of %d connections reached, %d turned away", self._limit, self._refused)
+        self._connections[connection] = None
+        return session
+
+    def closed(self, connection: "Connection") -> None:
+        """A connection is gone."""
+        self._connections.pop(connection, None)
+        if not self._connections:
+            self._idle.set()
+
+    def load(self, key: Key, then: Callable[[], None]) -> None:
+        """Load an image beside the loop, once for all who wait for it, and call each one's `then`."""
+        loading = self._loading.get(key)
+        if loading is None:
+            loading = self.loop.run_in_executor(None, self.service.store.read, key)
+            self._loading[key] = loading
+            loading.add_done_callback(functools.partial(self._loaded, key))
+        loading.add_done_callback(lambda _: then())
+
+    def _loaded(self, key: Key, loading: asyncio.Future[FirmwareImage | UnservableError]) -> None:
+        del self._loading[key]
+        try:
+            found = loading.result()
+        except Exception as error:  # whatever a file can do to a parser is that file's fault
+            self._logger.exception("firmware %s", key[0], exc_info=error)
+            found = UnservableError("firmware: cannot be read", status=Status.UNABLE_BUFFERING_CODE)
+        self.service.store.remember(key, found)
+
+
+class Connection(SessionProtocol[ServerSession]):
+    """One device's connection."""
+
+    __slots__ = ("_listener", "_note")
+
+    def __init__(self, listener: Listener, sweeper: Sweeper) -> None:
+        super().__init__(listener.loop, sweeper)
+        self._listener = listener
+
+    def open_session(self, now: float) -> ServerSession:
+        """The session of this connection."""
+        peer = self.transport.get_extra_info("peername") or ("?", 0)
+        self._note = SessionNote(peer=f"{peer[0]}:{peer[1]}", started_at=self._listener.wall())
+        return self._listener.opened(self, now)
+
+    def on_event(self, event: object) -> bytes:
+        """Decide on a device, or take note of the end."""
+        match event:
+            case Identified(identification):
+                try:
+                    entry, key = self._listener.service.identified(self._note, identification)
+                    return self._decide(entry, key)
+                except UnservableError as error:
+                    return self.session.deny(error.status, str(error), self._now())
+            case Closed():
+                self._listener.service.ended(self._note, self.session, self)
+        return b""
+
+    def linger_s(self) -> float:
+        """A refusal must arrive, also when the device has sent more than was read."""
+        assert self.session.outcome is not None
+        refused = self.session.outcome.status in (Status.UNFORMATTED_MCUID, Status.UNEXPECTED_ACK)
+        return LINGER if refused else 0.0
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        self._listener.closed(self)
+
+    def supersede(self) -> None:
+        """Close at once: a newer session of the same device is there."""
+        self.session.abandon(Status.SUPERSEDED, "a newer session of the device took over", self._now())
+        self.proceed(b"")
+
+    def cut(self) -> None:
+        """Close at once: the server stops."""
+        self.session.abandon(Status.SERVER_STOPPED, "the server stopped", self._now())
+        self.proceed(b"")
+
+    def _decide(self, entry: RegistryEntry, key: Key) -> bytes:
+        image = self._listener.service.cached(key)
+        if image is None:
+            self._listener.load(key, lambda: self._loaded(entry, key))
+            return b""
+        offer = self._listener.service.offer(self._note, entry, image, self)
+        return self.session.allow(
+            image.frames, entry.version, self._now(), handshake=offer.handshake, acks_verdict=offer.acks_verdict
+        )
+
+    def _loaded(self, entry: RegistryEntry, key: Key) -> None:
+        if self.session.state is not ServerState.DECIDING:
+            return  # gone in the meantime
+        try:
+            self.proceed(self._decide(entry, key))
+        except UnservableError as error:
+            self.proceed(self.session.deny(error.status, str(error), self._now()))

@@ -1,0 +1,186 @@
+"""The update service: who gets what, what is known of devices, and what is told of sessions.
+
+It knows no sockets and no loop. A session's owner asks it for an `Offer` when a device has said who it is, claims the
+device (the newest session wins), and reports how the session ended.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from fota_protocol.identity import Identification
+from fota_protocol.image import FirmwareImage
+from fota_protocol.server import Handshake, ServerSession
+from fota_protocol.status import Status
+
+from .errors import UnservableError
+from .firmware import FirmwareStore, Key
+from .journal import Journal, JournalRow
+from .logs import SessionLog, SessionLogs
+from .registry import Registry, RegistryEntry
+
+REMEMBERED: Final = 200_000
+"""Most devices of which it is remembered whether they ack `@4#`."""
+
+
+class Claimant(Protocol):
+    """A live session's owner."""
+
+    def supersede(self) -> None:
+        """Close at once: a newer session of the same device is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a device is to get."""
+
+    entry: RegistryEntry
+    image: FirmwareImage
+    handshake: Handshake
+    acks_verdict: bool | None
+
+
+@dataclass(slots=True)
+class SessionNote:
+    """What is known of one session while it lasts, for logs and journal."""
+
+    peer: str
+    started_at: float
+    """Seconds since the epoch."""
+    identification: Identification | None = None
+    entry: RegistryEntry | None = None
+    image: FirmwareImage | None = None
+    log: SessionLog | None = None
+
+
+class UpdateService:
+    """Decides and remembers. `wall` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: FirmwareStore,
+        journal: Journal,
+        session_logs: SessionLogs,
+        logger: logging.Logger,
+        *,
+        handshake: Handshake,
+        wall: Callable[[], float],
+    ) -> None:
+        self._registry = registry
+        self._store = store
+        self._journal = journal
+        self._session_logs = session_logs
+        self._logger = logger
+        self._handshake = handshake
+        self._wall = wall
+        self._live: dict[str, Claimant] = {}
+        self._acks_verdict: OrderedDict[str, bool] = OrderedDict()
+        self._updated = set(journal.updated())
+        self._known_problems: Hashable = None
+        self.report_registry()
+
+    def identified(self, note: SessionNote, identification: Identification) -> tuple[RegistryEntry, Key]:
+        """A device said who it is: which firmware it is to have. Raises `UnservableError`."""
+        note.identification = identification
+        self.report_registry()
+        entry = self._registry.find(identification.mcuid)
+        if entry is None:
+            raise UnservableError("the registry does not know the device", status=Status.CLIENT_UNVERIFIED)
+        note.entry = entry
+        # Only devices of the registry get a log of their own: strangers must not fill the disk with names they choose.
+        note.log = SessionLog(identification.mcuid, note.started_at)
+        self.log(note, f"Accepted connection from {note.peer}")
+        self.log(note, f"MCUID {identification.mcuid} {identification.suffix}".rstrip())
+        if entry.once and (entry.mcuid, entry.filename, entry.version) in self._updated:
+            raise UnservableError("served once, and was", status=Status.NOTHING_TO_DO)
+        return entry, self._store.key(entry)
+
+    def cached(self, key: Key) -> FirmwareImage | None:
+        """The image if it is loaded; raises `UnservableError` if it cannot be served."""
+        return self._store.cached(key)
+
+    @property
+    def store(self) -> FirmwareStore:
+        """The firmware store."""
+        return self._store
+
+    def offer(self, note: SessionNote, entry: RegistryEntry, image: FirmwareImage, claimant: Claimant) -> Offer:
+        """Claim the device for `claimant`, closing an older session of it, and say what it gets."""
+        note.image = image
+        mcuid = entry.mcuid
+        older = self._live.get(mcuid)
+        if older is not None and older is not claimant:
+            older.supersede()
+        self._live[mcuid] = claimant
+        self.log(note, f"Allowing update to {mcuid}: {entry.filename}, version {entry.version}")
+        self.log(note, f"Image {image.crc32:08X}: {len(image.records)} records, {image.size} bytes")
+        for warning in image.warnings:
+            self.log(note, warning, logging.WARNING)
+        return Offer(entry, image, entry.handshake or self._handshake, self._acks_verdict.get(mcuid))
+
+    def ended(self, note: SessionNote, session: ServerSession, claimant: Claimant) -> None:
+        """A session is over: remember, log, journal."""
+        assert session.outcome is not None
+        status, detail = session.outcome.status, session.outcome.detail
+        now = self._wall()
+        mcuid = note.identification.mcuid if note.identification else None
+        entry, image = note.entry, note.image
+        if mcuid is not None and self._live.get(mcuid) is claimant:
+            del self._live[mcuid]
+        if mcuid is not None and image is not None:
+            self._remember(mcuid, session, status)
+        if status is Status.SUCCESSFUL and entry is not None:
+            self._updated.add((entry.mcuid, entry.filename, entry.version))
+        sent = 0 if image is None else sum(map(len, image.frames[: session.records_sent]))
+        who = mcuid or note.peer
+        progress = f" after {session.records_acked} of {len(image.records)} records" if image else ""
+        level = logging.INFO if status is Status.SUCCESSFUL else logging.WARNING
+        message = f"Session of {who} ended: {status.name} ({int(status)}), {detail}{progress}"
+        self._logger.log(level, "%s", message)
+        if note.log is not None:
+            self.log(note, message, level)
+            self._session_logs.write(note.log)
+        self._journal.add(
+            JournalRow(
+                started_at=note.started_at,
+                duration_s=now - note.started_at,
+                peer=note.peer,
+                mcuid=mcuid,
+                suffix=note.identification.suffix if note.identification else "",
+                filename=entry.filename if entry else None,
+                version=entry.version if entry else None,
+                image_crc=f"{image.crc32:08X}" if image else None,
+                records=len(image.records) if image else 0,
+                records_acked=session.records_acked,
+                bytes_sent=sent,
+                status=int(status),
+                status_name=status.name,
+                detail=detail,
+            )
+        )
+
+    def log(self, note: SessionNote, message: str, level: int = logging.INFO) -> None:
+        """Add a line to a session's own log."""
+        if note.log is not None:
+            note.log.add(self._wall(), message, level)
+
+    def report_registry(self) -> None:
+        """Log what is wrong with the registry, when that has changed."""
+        problems = self._registry.problems
+        if problems != self._known_problems:
+            self._known_problems = problems
+            for problem in problems:
+                where = f" line {problem.line}" if problem.line else ""
+                self._logger.warning("registry %s%s: %s", self._registry.name, where, problem.message)
+
+    def _remember(self, mcuid: str, session: ServerSession, status: Status) -> None:
+        if session.acks_verdict is not None:
+            self._acks_verdict[mcuid] = session.acks_verdict
+            self._acks_verdict.move_to_end(mcuid)
+            if len(self._acks_verdict) > REMEMBERED:
+                self._acks_verdict.popitem(last=False)
+        elif status is Status.TIMEOUT_CONNECTION:
+            self._acks_verdict.pop(mcuid, None)  # what was remembered may be what made it wait
