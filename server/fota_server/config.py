@@ -114,10 +114,10 @@ def _convert(value: object, wanted: Any, folder: Path) -> object:
     kinds = [kind for kind in typing.get_args(wanted) or (wanted,) if kind is not type(None)]
     kind = kinds[0]
     if isinstance(kind, enum.EnumMeta):
-        choices: dict[str, enum.Enum] = {str(choice.value): choice for choice in kind}
-        if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)}")
-        return choices[str(value)]
+        choices: dict[str, object] = {choice.value: choice for choice in typing.cast(type[enum.Enum], kind)}
+        if not isinstance(value, str) or value not in choices:
+            raise ValueError(f"one of {', '.join(map(str, choices))}")
+        return choices[value]
     if kind is Path and isinstance(value, str):
         return folder / value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
