@@ -1,0 +1,165 @@
+"""What came of one virtual MCU, and of a swarm of them.
+
+Plain data with a JSON form; no clock and no device lives here. Times are seconds since the start of the run. Numbers
+that JSON readers may do without (`failures`, percentiles) are derived once, in `SwarmReport.of`.
+"""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fota_protocol.device import Result
+
+NOT_CONNECTED: Final = "connection"
+"""The reason of a device that never reached its server; a connection that broke later is `connection lost`."""
+
+NOT_VERIFIED: Final = "not verified"
+"""What an updated device whose flash is not its image counts as among the failures."""
+
+
+@dataclass(frozen=True, slots=True)
+class McuReport:
+    """How one attempt of one virtual MCU ended."""
+
+    mcuid: str
+    result: str
+    """`updated`, `refused` or `failed`."""
+    reason: str | None
+    """Why it failed, in a word or two: a `Failure`, a `Rejection` or `NOT_CONNECTED`. None where it did not."""
+    detail: str
+    """The same in a sentence."""
+    version: str | None
+    """What the end frame named; None where none was accepted."""
+    records: int
+    """Records acknowledged."""
+    booted: bool
+    """Whether it would start its application at the next reset."""
+    image_crc: str | None
+    """The image CRC of the programmed range, 8 upper-case digits; None where nothing was programmed."""
+    verified: bool | None
+    """Whether the flash holds the image and nothing else; None where no image was given to compare with."""
+    started_s: float
+    """When it began to connect."""
+    duration_s: float
+    """From then until it accepted the image, or until the attempt was over."""
+
+    @property
+    def ok(self) -> bool:
+        """Updated, and not found to differ from its image."""
+        return self.result == Result.UPDATED.value and self.verified is not False
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON has it, keyed by the fields' names."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """How far a swarm was at one moment. The five numbers of devices add up to all of them."""
+
+    time_s: float
+    waiting: int
+    """Not yet connected."""
+    connected: int
+    updated: int
+    refused: int
+    failed: int
+    records: int
+    """Acknowledged so far by all devices."""
+
+    @property
+    def done(self) -> int:
+        """Devices whose attempt is over."""
+        return self.updated + self.refused + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmReport:
+    """What came of a swarm. Percentiles are over the durations of successful updates, 0 where there was none."""
+
+    count: int
+    """Devices that were to run; fewer ended when the run was interrupted."""
+    updated: int
+    refused: int
+    failed: int
+    verified: int
+    """Devices whose flash was compared with their image, and equal."""
+    not_verified: int
+    """Updated devices whose flash differed from their image."""
+    duration_s: float
+    records: int
+    bytes: int
+    """Bytes that were programmed, padding of program units not counted."""
+    updates_per_s: float
+    records_per_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    max_s: float
+    rss_bytes: int
+    """The most memory that the process held; 0 where the system does not say."""
+    timeline: tuple[Sample, ...]
+    failures: Mapping[str, int]
+    """How many devices failed or were not verified, by reason, the most frequent first."""
+    devices: tuple[McuReport, ...]
+    """In the order of the plans."""
+
+    @classmethod
+    def of(
+        cls,
+        count: int,
+        devices: Sequence[McuReport],
+        timeline: Sequence[Sample],
+        *,
+        duration_s: float,
+        programmed_bytes: int,
+        rss_bytes: int,
+    ) -> "SwarmReport":
+        """Add up the reports of the devices that ended."""
+        results = Counter(device.result for device in devices)
+        updated = [device for device in devices if device.result == Result.UPDATED.value]
+        not_verified = sum(device.verified is False for device in updated)
+        durations = sorted(device.duration_s for device in updated)
+        records = sum(device.records for device in devices)
+        failures = Counter(device.reason for device in devices if device.reason is not None)
+        failures[NOT_VERIFIED] = not_verified
+        return cls(
+            count=count,
+            updated=len(updated),
+            refused=results[Result.REFUSED.value],
+            failed=results[Result.FAILED.value],
+            verified=sum(device.verified is True for device in devices),
+            not_verified=not_verified,
+            duration_s=duration_s,
+            records=records,
+            bytes=programmed_bytes,
+            updates_per_s=len(updated) / duration_s if duration_s else 0.0,
+            records_per_s=records / duration_s if duration_s else 0.0,
+            p50_s=percentile(durations, 50),
+            p90_s=percentile(durations, 90),
+            p99_s=percentile(durations, 99),
+            max_s=durations[-1] if durations else 0.0,
+            rss_bytes=rss_bytes,
+            timeline=tuple(timeline),
+            failures={reason: number for reason, number in failures.most_common() if number},
+            devices=tuple(devices),
+        )
+
+    @property
+    def ok(self) -> bool:
+        """Every device was updated, and none was found to differ from its image."""
+        return self.updated == self.count and not self.not_verified
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as JSON has it, keyed by the fields' names; devices and timeline are lists of objects."""
+        return dataclasses.asdict(self)
+
+
+def percentile(ascending: Sequence[float], percent: float) -> float:
+    """The smallest of the values that at least `percent` of them do not exceed (nearest rank); 0 of none."""
+    if not ascending:
+        return 0.0
+    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]
