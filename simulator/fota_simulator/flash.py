@@ -1,0 +1,168 @@
+"""Program flash: an array of sectors that erasing sets to FF and programming can only clear bits of.
+
+Two operations change it, `erase_sector` and `program`, as on the part; everything that is to be known of a flash
+controller (commands, registers, times, faults) goes behind them. The array is sparse: a blank sector costs nothing, and
+sectors with equal content are one object for all flashes of a `SectorPool`, so a thousand devices with the same image
+hold it once. Only the sector that is being programmed is a buffer of its own.
+"""
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from fota_protocol.parts import Part
+
+from .errors import FlashError
+
+ERASED: Final = b"\xff"
+"""What an erased byte reads as."""
+
+_NO_SECTOR: Final = -1
+
+
+class SectorPool:
+    """Sectors by content, shared by the flashes of a process."""
+
+    def __init__(self) -> None:
+        self._sectors: dict[bytes, bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self._sectors)
+
+    def share(self, content: bytes) -> bytes:
+        """The one object with this content."""
+        return self._sectors.setdefault(content, content)
+
+
+class Flash:
+    """The program flash of one part. Addresses are byte addresses from 0.
+
+    It begins with `contents`, whole sectors by their index, and is erased everywhere else.
+    """
+
+    __slots__ = (
+        "_base",
+        "_open",
+        "_pool",
+        "_sectors",
+        "_tail",
+        "_tail_end",
+        "erase_counts",
+        "part",
+        "programmed_units",
+    )
+
+    def __init__(self, part: Part, pool: SectorPool, contents: Mapping[int, bytes] = MappingProxyType({})) -> None:
+        self.part = part
+        self.erase_counts: dict[int, int] = {}
+        """How often each sector was erased, by its index: wear."""
+        self.programmed_units = 0
+        """Program units written since it was made."""
+        self._pool = pool
+        self._sectors: dict[int, bytes] = {index: pool.share(sector) for index, sector in contents.items()}
+        self._open = bytearray()
+        # The open sector: its address, where ascending programming goes on over erased bytes, and its end.
+        self._base = _NO_SECTOR
+        self._tail = _NO_SECTOR
+        self._tail_end = _NO_SECTOR
+
+    @property
+    def sectors(self) -> tuple[int, ...]:
+        """Indices of the sectors that are not blank, ascending."""
+        self.settle()
+        return tuple(sorted(self._sectors))
+
+    def erase_sector(self, address: int) -> None:
+        """Erase the sector that holds `address`; raises `FlashError` outside the flash."""
+        self._check(address, 1)
+        size = self.part.sector_size
+        index = address // size
+        self.settle()
+        self._sectors.pop(index, None)
+        self.erase_counts[index] = self.erase_counts.get(index, 0) + 1
+        self._base = self._tail = index * size
+        self._tail_end = self._base + size
+        self._open = bytearray(ERASED) * size
+
+    def program(self, address: int, data: bytes) -> None:
+        """Program whole units, within one sector; bits can only be cleared.
+
+        Raises `FlashError` when address or length are not whole units, the data cross a sector or leave the flash.
+        """
+        end = address + len(data)
+        unit = self.part.program_unit
+        if self._tail <= address and end <= self._tail_end and not (address | end) % unit:
+            # Behind everything programmed since this sector was erased, so there is nothing to AND with.
+            self._open[address - self._base : end - self._base] = data
+            self._tail = end
+            self.programmed_units += len(data) // unit
+            return
+        self._check(address, len(data))
+        if (address | end) % unit:
+            raise FlashError(
+                f"programming [{address:#010x}, {end:#010x}), expected whole units of {unit} bytes", address=address
+            )
+        size = self.part.sector_size
+        if address // size != (end - 1) // size:
+            raise FlashError(f"programming [{address:#010x}, {end:#010x}) crosses a sector", address=address)
+        self._reopen(address // size)
+        offset = address - self._base
+        for i, byte in enumerate(data, start=offset):
+            self._open[i] &= byte
+        self.programmed_units += len(data) // unit
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes of [start, end); raises `FlashError` outside the flash."""
+        self._check(start, end - start)
+        self.settle()
+        size = self.part.sector_size
+        blank = ERASED * size
+        first = start // size
+        content = b"".join(self._sectors.get(index, blank) for index in range(first, (end + size - 1) // size))
+        return content[start - first * size : end - first * size]
+
+    def is_erased(self, start: int, end: int) -> bool:
+        """Whether all of [start, end) reads FF."""
+        return not self.read(start, end).strip(ERASED)
+
+    def segments(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """(address, bytes) of the runs of sectors in [start, end) that are not blank, without blank bytes around them."""
+        size = self.part.sector_size
+        run: list[int] = []
+        for index in (*self.sectors, None):
+            if run and index != run[-1] + 1:
+                low, high = max(start, run[0] * size), min(end, (run[-1] + 1) * size)
+                if low < high:
+                    data = self.read(low, high)
+                    low += len(data) - len(data.lstrip(ERASED))
+                    if stripped := data.strip(ERASED):
+                        yield low, stripped
+                run = []
+            if index is not None:
+                run.append(index)
+
+    def settle(self) -> None:
+        """Give the open sector's buffer up; the content stays, shared."""
+        if self._base >= 0:
+            content = bytes(self._open)
+            if content.strip(ERASED):
+                self._sectors[self._base // self.part.sector_size] = self._pool.share(content)
+            self._open = bytearray()
+            self._base = self._tail = self._tail_end = _NO_SECTOR
+
+    def _reopen(self, index: int) -> None:
+        """Have sector `index` in the buffer, with nothing known to be erased."""
+        size = self.part.sector_size
+        if self._base != index * size:
+            self.settle()
+            self._open = bytearray(self._sectors.pop(index, ERASED * size))
+            self._base = index * size
+            self._tail_end = self._base + size
+        self._tail = self._tail_end
+
+    def _check(self, address: int, size: int) -> None:
+        if size < 1 or not 0 <= address <= address + size <= self.part.flash_end:
+            raise FlashError(
+                f"[{address:#010x}, {address + size:#010x}) is outside the flash, [0x00000000, {self.part.flash_end:#010x})",
+                address=address,
+            )

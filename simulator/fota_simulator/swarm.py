@@ -1,0 +1,247 @@
+"""Many virtual MCUs in one process, on whatever loop they are given: real or simulated.
+
+Each device connects, updates, and is verified as soon as its session is over; then its flash is dropped, so memory
+follows the devices that are under way. A connection that cannot be made is a failed device, not an error.
+"""
+
+import asyncio
+import dataclasses
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fota_protocol.device import DeviceSession, DeviceTimings, Finished, Result
+from fota_protocol.identity import Identification
+from fota_protocol.image import FirmwareImage
+from fota_protocol.parts import Part
+from fota_transport.face import SessionProtocol
+from fota_transport.sweeper import Sweeper
+
+from .bootloader import BootPolicy
+from .flash import Flash
+from .mcu import McuShare, VirtualMcu
+from .report import NOT_CONNECTED, McuReport, Sample, SwarmReport
+
+CONNECTS_AT_ONCE: Final = 100
+"""Connections that are being made at the same time: fewer than the shortest listen backlog in use (128)."""
+
+CONNECT_TIMEOUT: Final = 30.0
+"""Seconds to make a connection."""
+
+SAMPLE_INTERVAL: Final = 0.2
+"""Seconds between two looks at the run."""
+
+SWEEP_INTERVAL: Final = 0.25
+"""Longest time in seconds by which a device's deadline may be overrun."""
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """One device of a run. With `image`, its flash is verified against it."""
+
+    mcuid: str
+    image: FirmwareImage | None
+    part: Part
+    suffix: str = ""
+    acks_verdict: bool = True
+
+
+async def run_swarm(
+    loop: asyncio.AbstractEventLoop,
+    host: str,
+    port: int,
+    plans: Sequence[DevicePlan],
+    *,
+    timings: DeviceTimings = DeviceTimings(),
+    connect_rate_per_s: float | None = None,
+    policy: BootPolicy = BootPolicy.SEALED,
+    on_progress: Callable[[Sample], None] | None = None,
+    keep_flash_of: Collection[str] = (),
+) -> tuple[SwarmReport, dict[str, Flash]]:
+    """Update all of `plans` against a server; returns the report, and the flashes of `keep_flash_of` by MCUID.
+
+    `connect_rate_per_s` spreads the beginnings; None begins as fast as connections can be made. Cancelling it closes
+    every connection.
+    """
+    swarm = _Swarm(loop, plans, timings=timings, policy=policy, keep=frozenset(keep_flash_of))
+    observer = loop.create_task(swarm.observe(on_progress))
+    try:
+        await swarm.connect_all(host, port, connect_rate_per_s)
+        await swarm.finished.wait()
+    finally:
+        observer.cancel()
+        swarm.close()
+    if on_progress is not None:
+        on_progress(swarm.sample())
+    return swarm.report(), swarm.kept
+
+
+class _Swarm:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        plans: Sequence[DevicePlan],
+        *,
+        timings: DeviceTimings,
+        policy: BootPolicy,
+        keep: frozenset[str],
+    ) -> None:
+        self.loop = loop
+        self.finished = asyncio.Event()
+        self.kept: dict[str, Flash] = {}
+        self.live: dict[_Device, None] = {}
+        self.began = loop.time()
+        self._plans = plans
+        self._timings = timings
+        self._policy = policy
+        self._keep = keep
+        self._share = McuShare.new()
+        self._sweeper = Sweeper(loop, SWEEP_INTERVAL)
+        self._reports: dict[int, McuReport] = {}
+        self._results: Counter[str] = Counter()
+        self._records = 0
+        self._programmed_bytes = 0
+        self._timeline: list[Sample] = []
+        if not plans:
+            self.finished.set()
+
+    def now(self) -> float:
+        """Seconds since the start of the run."""
+        return self.loop.time() - self.began
+
+    async def connect_all(self, host: str, port: int, rate_per_s: float | None) -> None:
+        slots = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            for number, plan in enumerate(self._plans):
+                if rate_per_s is not None:
+                    await asyncio.sleep(max(0.0, number / rate_per_s - self.now()))
+                await slots.acquire()
+                task = group.create_task(self._connect(number, plan, host, port))
+                task.add_done_callback(lambda _: slots.release())
+
+    async def _connect(self, number: int, plan: DevicePlan, host: str, port: int) -> None:
+        mcu = VirtualMcu(
+            Identification(plan.mcuid, plan.suffix),
+            plan.part,
+            self._share,
+            policy=self._policy,
+            acks_verdict=plan.acks_verdict,
+            timings=self._timings,
+        )
+        device = _Device(self, self._sweeper, number, plan, mcu)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await self.loop.create_connection(lambda: device, host, port)
+        except TimeoutError:
+            self.done(device, f"no connection within {CONNECT_TIMEOUT:g} s")
+        except OSError as error:
+            self.done(device, f"cannot connect: {error.strerror or error}")
+
+    def done(self, device: "_Device", trouble: str | None = None) -> None:
+        """A device is through: judge it and let go of it; `trouble` is why it never had a connection."""
+        self.live.pop(device, None)
+        if device.number in self._reports:
+            return
+        plan, mcu, session = device.plan, device.mcu, device.attempt
+        report = mcu.report(
+            session,
+            plan.image,
+            started_s=device.started_s,
+            duration_s=(self.now() if device.ended_s is None else device.ended_s) - device.started_s,
+        )
+        if trouble is not None:
+            report = dataclasses.replace(report, reason=NOT_CONNECTED, detail=trouble)
+        self._reports[device.number] = report
+        self._results[report.result] += 1
+        self._records += session.records
+        self._programmed_bytes += mcu.flash.programmed_units * mcu.part.program_unit
+        if plan.mcuid in self._keep:
+            mcu.flash.settle()
+            self.kept[plan.mcuid] = mcu.flash
+        if len(self._reports) == len(self._plans):
+            self.finished.set()
+
+    async def observe(self, on_progress: Callable[[Sample], None] | None) -> None:
+        while True:
+            sample = self.sample()
+            self._timeline.append(sample)
+            if on_progress is not None:
+                on_progress(sample)
+            await asyncio.sleep(SAMPLE_INTERVAL)
+
+    def sample(self) -> Sample:
+        """The run at this moment."""
+        under_way = sum(device.attempt.records for device in self.live)
+        return Sample(
+            time_s=self.now(),
+            waiting=len(self._plans) - len(self._reports) - len(self.live),
+            connected=len(self.live),
+            updated=self._results[Result.UPDATED.value],
+            refused=self._results[Result.REFUSED.value],
+            failed=self._results[Result.FAILED.value],
+            records=self._records + under_way,
+        )
+
+    def close(self) -> None:
+        for device in tuple(self.live):
+            device.abort()
+        self._sweeper.stop()
+
+    def report(self) -> SwarmReport:
+        """The whole run."""
+        devices = [self._reports[number] for number in sorted(self._reports)]
+        return SwarmReport.of(
+            len(self._plans),
+            devices,
+            (*self._timeline, self.sample()),
+            duration_s=self.now(),
+            programmed_bytes=self._programmed_bytes,
+            rss_bytes=resident_bytes(),
+        )
+
+
+class _Device(SessionProtocol[DeviceSession]):
+    """One device's connection."""
+
+    __slots__ = ("_swarm", "attempt", "ended_s", "mcu", "number", "plan", "started_s")
+
+    def __init__(self, swarm: _Swarm, sweeper: Sweeper, number: int, plan: DevicePlan, mcu: VirtualMcu) -> None:
+        super().__init__(swarm.loop, sweeper)
+        self._swarm = swarm
+        self.number = number
+        self.plan = plan
+        self.mcu = mcu
+        self.attempt = mcu.session()
+        self.started_s = swarm.now()
+        self.ended_s: float | None = None
+
+    def open_session(self, now: float) -> DeviceSession:
+        """The device's one attempt."""
+        self._swarm.live[self] = None
+        return self.attempt
+
+    def on_open(self) -> bytes:
+        """Say who it is."""
+        return self.attempt.start(self._now())
+
+    def on_event(self, event: object) -> bytes:
+        """Take note of the end."""
+        if isinstance(event, Finished) and self.ended_s is None:
+            self.ended_s = self._swarm.now()
+        return b""
+
+    def on_closed(self, error: Exception | None) -> None:
+        """The connection is gone."""
+        self._swarm.done(self)
+
+
+def resident_bytes() -> int:
+    """The largest resident memory of this process so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
