@@ -78,12 +78,16 @@ class Bootloader:
     def write(self, record: SRecord) -> None:
         """Take one record; raises `RecordRejected`, and then the record has changed nothing."""
         address, end = record.address, record.end
-        if address == self._tail and end <= self._sector_end and not (address | end) & self._unit_mask:
-            # Goes on behind the newest range in its erased sector: nothing can be there yet but units that wait.
-            if not self._pending:
-                self._program(address, record.data)
-                self._tail = end
-                return
+        if (
+            address == self._tail
+            and end <= self._sector_end
+            and not (address | end) & self._unit_mask
+            and not self._pending
+        ):
+            # Goes on behind the newest range in its erased sector, where nothing can be yet.
+            self._program(address, record.data)
+            self._tail = end
+            return
         if record.data:
             self._check_range(address, end)
             units = self._units(record)
@@ -107,7 +111,7 @@ class Bootloader:
         part = self._flash.part
         if address < part.application_start:
             raise RecordRejected(
-                f"[{address:#010x}, {end:#010x}) reaches into the bootloader, [0x00000000, {part.application_start:#010x})",
+                f"[{address:#010x}, {end:#010x}) is in the bootloader, which ends at {part.application_start:#010x}",
                 reason=Rejection.BOOTLOADER,
                 address=address,
             )

@@ -126,7 +126,7 @@ class Flash:
         return not self.read(start, end).strip(ERASED)
 
     def segments(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """(address, bytes) of the runs of sectors in [start, end) that are not blank, without blank bytes around them."""
+        """(address, bytes) of the runs of sectors in [start, end) that are not blank, less FF around them."""
         size = self.part.sector_size
         run: list[int] = []
         for index in (*self.sectors, None):
@@ -163,6 +163,6 @@ class Flash:
     def _check(self, address: int, size: int) -> None:
         if size < 1 or not 0 <= address <= address + size <= self.part.flash_end:
             raise FlashError(
-                f"[{address:#010x}, {address + size:#010x}) is outside the flash, [0x00000000, {self.part.flash_end:#010x})",
+                f"[{address:#010x}, {address + size:#010x}) is outside the flash of {self.part.flash_end:#x} bytes",
                 address=address,
             )
