@@ -39,7 +39,7 @@ async def running(
     with contextlib.ExitStack() as stack:
         if not settings.firmware.is_dir():
             raise ConfigError(f"firmware folder {settings.firmware}: no such folder")
-        registry = open_registry(settings.registry)
+        registry = open_registry(settings.registry, mcuid_format=settings.mcuid_format)
         stack.callback(registry.close)
         logger = open_server_log(settings.logs, as_json=settings.log_format is LogFormat.JSON, console=console)
         stack.callback(close_log, logger)

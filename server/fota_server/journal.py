@@ -78,9 +78,10 @@ class Journal:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             self._database.executescript(_SCHEMA)
+            self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM sessions LIMIT 0")
         except sqlite3.Error as error:
             self._database.close()
-            raise JournalError(f"journal {path}: {error}, expected an SQLite file") from error
+            raise JournalError(f"journal {path}: {error}, expected the journal of a server") from error
         self._thread = threading.Thread(target=self._write, name="fota-journal", daemon=True)
         self._thread.start()
 

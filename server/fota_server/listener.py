@@ -27,6 +27,17 @@ SWEEP_INTERVAL: Final = 0.25
 LINGER: Final = 2.0
 """Seconds that a refused connection has to read why before it is reset."""
 
+_ANSWERED: Final = frozenset(Status) - {
+    Status.SUCCESSFUL,
+    Status.TIMEOUT_CONNECTION,
+    Status.SUPERSEDED,
+    Status.CONNECTION_LOST,
+    Status.UNCONFIRMED,
+    Status.LIMIT_REACHED,
+    Status.SERVER_STOPPED,
+}
+"""Ends that the device is told of by a last frame, or that find it in the middle of sending."""
+
 
 class Listener:
     """Serves `service` on a loop. Times are on the loop's clock, `wall` gives seconds since the epoch."""
@@ -64,10 +75,11 @@ class Listener:
             self._server = await self.loop.create_server(
                 lambda: Connection(self, self._sweeper), host or None, port, backlog=BACKLOG
             )
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, ValueError) as error:  # ValueError: a host that no name service is asked for
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise ListenError(f"cannot listen on {host or '*'}:{port}: {reason}") from error
-        address = self._server.sockets[0].getsockname()
+        # Where a port of 0 became two, the address is IPv4's, a pair; IPv6's has four members.
+        address = min((listening.getsockname() for listening in self._server.sockets), key=len)
         return host or "0.0.0.0", address[1]
 
     async def stop(self, timeout_s: float) -> None:
@@ -163,10 +175,9 @@ class Connection(SessionProtocol[ServerSession]):
         return b""
 
     def linger_s(self) -> float:
-        """A refusal must arrive, also when the device has sent more than was read."""
+        """A refusal must arrive, also when the device has sent more than was read, or still sends a line end."""
         assert self.session.outcome is not None
-        refused = self.session.outcome.status in (Status.UNFORMATTED_MCUID, Status.UNEXPECTED_ACK)
-        return LINGER if refused else 0.0
+        return LINGER if self.session.outcome.status in _ANSWERED else 0.0
 
     def on_closed(self, error: Exception | None) -> None:
         """The connection is gone."""

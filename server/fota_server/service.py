@@ -24,6 +24,11 @@ from .registry import Registry, RegistryEntry
 REMEMBERED: Final = 200_000
 """Most devices of which it is remembered whether they ack `@4#`."""
 
+_LEVELS: Final = {
+    Status.SUCCESSFUL: logging.INFO,
+    Status.LIMIT_REACHED: logging.DEBUG,  # the listener counts them: a flood must not flood the log
+}
+
 
 class Claimant(Protocol):
     """A live session's owner."""
@@ -137,7 +142,7 @@ class UpdateService:
         sent = 0 if image is None else sum(map(len, image.frames[: session.records_sent]))
         who = mcuid or note.peer
         progress = f" after {session.records_acked} of {len(image.records)} records" if image else ""
-        level = logging.INFO if status is Status.SUCCESSFUL else logging.WARNING
+        level = _LEVELS.get(status, logging.WARNING)
         message = f"Session of {who} ended: {status.name} ({int(status)}), {detail}{progress}"
         self._logger.log(level, "%s", message)
         if note.log is not None:

@@ -10,9 +10,11 @@ one JSON line with its address; everything else goes to the log folder, and to s
 """
 
 import argparse
+import enum
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fota_protocol.identity import McuidFormat
 from fota_protocol.server import Handshake
@@ -23,6 +25,8 @@ from fota_transport.loops import run as run_loop
 
 from .. import exit_codes
 from ..errors import UsageError
+
+_Choice = TypeVar("_Choice", bound=enum.Enum)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,22 +71,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--log-format",
-        type=LogFormat,
-        choices=list(LogFormat),
+        type=_one_of(LogFormat),
         metavar="text|json",
         help="of the server log (default: text)",
     )
     add(
         "--mcuid-format",
-        type=McuidFormat,
-        choices=list(McuidFormat),
+        type=_one_of(McuidFormat),
         metavar="decimal25|hex",
         help="of identifications (default: decimal25)",
     )
     add(
         "--handshake",
-        type=Handshake,
-        choices=list(Handshake),
+        type=_one_of(Handshake),
         metavar="auto|wait|immediate",
         help="whether devices ack @4# before the first record (default: auto)",
     )
@@ -104,6 +105,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--ready-file", type=Path, metavar="FILE", help="also write the JSON line to this file, in one step")
     add("--quiet", action="store_true", help="log to the log folder only")
+
+
+def _one_of(kind: type[_Choice]) -> Callable[[str], _Choice]:
+    """A converter for argparse whose complaint names the choices."""
+
+    def convert(text: str) -> _Choice:
+        try:
+            return kind(text)
+        except ValueError:
+            choices = ", ".join(str(choice.value) for choice in kind)
+            raise argparse.ArgumentTypeError(f"{text!r}, expected one of {choices}") from None
+
+    return convert
 
 
 def _of(default: object, what: str) -> str:

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from fota_protocol.server import Handshake
 from fota_protocol.status import Status
@@ -45,9 +45,10 @@ class SqliteRegistry:
         try:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute(_SCHEMA)
+            self._database.execute(f"SELECT {_COLUMNS} FROM devices LIMIT 0")
         except sqlite3.Error as error:
             self._database.close()
-            raise RegistryError(f"registry {path}: {error}, expected an SQLite file") from error
+            raise RegistryError(f"registry {path}: {error}, expected an SQLite registry") from error
 
     @property
     def name(self) -> str:
@@ -97,8 +98,12 @@ class SqliteRegistry:
         self._database.close()
 
 
-def _entry(row: tuple[str, str, str, str | None, str | None, int, int]) -> RegistryEntry:
+def _entry(row: tuple[Any, ...]) -> RegistryEntry:
+    """An entry from a row, which anybody may have written; raises `ValueError`."""
     mcuid, filename, version, part, handshake, pack, once = row
+    for value in (mcuid, filename, version, part or ""):
+        if not isinstance(value, str):
+            raise ValueError(f"{value!r}, expected text")
     return RegistryEntry(
         mcuid=mcuid,
         filename=filename,

@@ -1,13 +1,18 @@
 """The reference server's registry: a text file with one `MCUID,filename,version[,field…]` per line.
 
 White space, blank lines and `#` comments are ignored. A malformed line is reported by its number and disables only
-itself. The file is read again when it changes; while it cannot be read, what was read last stays in force.
+itself; so does an MCUID that no identification of the server's format can have. The file is read again when it changes;
+while it cannot be read, what was read last stays in force.
 """
 
+import codecs
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+
+from fota_protocol.errors import RemoteProtocolError
+from fota_protocol.identity import McuidFormat, parse_mcuid
 
 from ..errors import RegistryError
 from .entry import Problem, RegistryEntry, entry_from_fields
@@ -17,10 +22,11 @@ MAX_SIZE: Final = 64 * 1024 * 1024
 
 
 class TextRegistry:
-    """A registry in a text file; raises `RegistryError` when it cannot be read at first."""
+    """A registry in a text file; raises `RegistryError` when it cannot be read at first. None takes either format."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mcuid_format: McuidFormat | None = None) -> None:
         self._path = path
+        self._mcuid_format = mcuid_format
         self._entries: dict[str, RegistryEntry] = {}
         self._problems: tuple[Problem, ...] = ()
         self._stamp: tuple[int, int, int] | None = None
@@ -61,6 +67,7 @@ class TextRegistry:
         try:
             if self._stamp != _stamp(self._path):
                 self._load()
+            self._trouble = None
         except (OSError, RegistryError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             self._trouble = Problem(0, f"cannot be read again ({reason}); what was read last is in force")
@@ -72,13 +79,13 @@ class TextRegistry:
         entries: dict[str, RegistryEntry] = {}
         lines: dict[str, int] = {}
         problems: list[Problem] = []
-        text = self._path.read_bytes().decode("utf-8", "replace").removeprefix("\ufeff")
-        for number, line in enumerate(text.splitlines(), start=1):
-            content = line.partition("#")[0].strip()
+        # Bytes have only the line ends that an editor counts; text has a dozen.
+        for number, line in enumerate(self._path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+            content = line.partition(b"#")[0].strip()
             if not content:
                 continue
             try:
-                entry = _parse(content)
+                entry = _parse(content, self._mcuid_format)
                 if entry.mcuid in entries:
                     raise ValueError(f"MCUID {entry.mcuid} again, it stands in line {lines[entry.mcuid]} already")
             except ValueError as error:
@@ -86,18 +93,33 @@ class TextRegistry:
             else:
                 entries[entry.mcuid] = entry
                 lines[entry.mcuid] = number
-        self._entries, self._problems, self._stamp, self._trouble = entries, tuple(problems), stamp, None
+        self._entries, self._problems, self._stamp = entries, tuple(problems), stamp
 
 
-def _parse(content: str) -> RegistryEntry:
-    parts = [part.strip() for part in content.split(",")]
+def _parse(content: bytes, mcuid_format: McuidFormat | None) -> RegistryEntry:
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{content[:80]!r}, expected UTF-8") from None
+    parts = [part.strip() for part in text.split(",")]
     if len(parts) < 3:
-        raise ValueError(f"{content[:80]!r}, expected MCUID,filename,version")
+        raise ValueError(f"{text[:80]!r}, expected MCUID,filename,version")
+    if mcuid_format is not None:
+        _check_format(parts[0], mcuid_format)
     fields = {}
     for field in parts[3:]:
         name, _, value = field.partition("=")
         fields[name.strip()] = value.strip()
     return entry_from_fields(parts[0], parts[1], parts[2], fields)
+
+
+def _check_format(mcuid: str, mcuid_format: McuidFormat) -> None:
+    try:
+        suffix = parse_mcuid(mcuid, mcuid_format).suffix
+    except RemoteProtocolError as error:
+        raise ValueError(str(error)) from None
+    if suffix:
+        raise ValueError(f"MCUID {mcuid!r}, expected 25 decimal digits without a suffix")
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
