@@ -16,7 +16,6 @@ from typing import Any, Final
 import pytest
 
 import fota_fixtures
-from fota_cli.commands import serve
 from fota_cli.main import COMMANDS
 from fota_conformance.verdicts import Verdict
 from fota_protocol.status import Status
@@ -25,6 +24,8 @@ from fota_server.errors import UnservableError
 from fota_server.firmware import FirmwareStore
 from fota_server.journal import Journal, JournalRow, read_journal
 from fota_server.registry import RegistryEntry, SqliteRegistry, TextRegistry
+from fota_simulator.bootloader import BootPolicy
+from fota_simulator.report import McuReport, SwarmReport
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -74,17 +75,25 @@ def test_readme_begins_with_the_two_commands() -> None:
     assert [re.split(r"&& \S+/", block.strip())[-1] for block in found] == ["fota demo", "tox"]
 
 
-def test_server_page_lists_every_option_with_its_default() -> None:
+@pytest.mark.parametrize(
+    ("command", "page", "heading"),
+    [
+        ("serve", "docs/server.md", "## Options"),
+        ("mcu", "docs/simulator.md", "## One device"),
+        ("swarm", "docs/simulator.md", "## Thousands"),
+    ],
+)
+def test_page_lists_every_option_of_a_command_with_its_default(command: str, page: str, heading: str) -> None:
     """The table of options is the parser's: every name, every default."""
     parser = argparse.ArgumentParser()
-    serve.configure(parser)
+    importlib.import_module(f"fota_cli.commands.{command}").configure(parser)
     offered: dict[frozenset[str], str] = {}
     for action in parser._actions:
         stated = re.search(r"\(default: (.*)\)", action.help or "")
         if action.dest != "help":
             offered[frozenset(action.option_strings)] = stated[1] if stated else NO_DEFAULT
 
-    table = rows(text_of("docs/server.md", "## Options"))
+    table = rows(re.split(r"\n### ", text_of(page, heading))[0])
     documented = {frozenset(codes(names)): default for names, default, _ in table}
 
     assert offered == documented
@@ -230,6 +239,29 @@ def test_conformance_page_lists_every_verdict() -> None:
     documented = [codes(name)[0] for name, _ in rows(text_of("docs/conformance.md", "## Verdicts"))]
 
     assert [verdict.value for verdict in Verdict] == documented
+
+
+@pytest.mark.parametrize(
+    ("heading", "report", "renamed"),
+    [
+        ("### The outcome", McuReport, {"result": "outcome"}),
+        ("### The report", SwarmReport, {}),
+    ],
+)
+def test_simulator_page_lists_every_key_of_a_report(heading: str, report: type, renamed: dict[str, str]) -> None:
+    """The keys of the JSON outcome and of the JSON report are documented."""
+    keys = {renamed.get(field.name, field.name) for field in dataclasses.fields(report)}
+
+    documented = {key for names, _ in rows(text_of("docs/simulator.md", heading)) for key in codes(names)}
+
+    assert keys | ({"part"} if renamed else set()) == documented
+
+
+def test_simulator_page_lists_every_policy() -> None:
+    """The policies of the bootloader are documented in their order."""
+    documented = [codes(name)[0] for name, _ in rows(text_of("docs/simulator.md", "## The bootloader"))]
+
+    assert [policy.value for policy in BootPolicy] == documented
 
 
 def test_dependencies_page_lists_every_dependency() -> None:
