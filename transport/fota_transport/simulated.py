@@ -243,7 +243,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
                 self._random,
                 sockname=(host or HOST, port),
                 peername=own,
-                server=server,
+                on_lost=server.detach,
             )
             transport.connect_to(client)
             client.connect_to(transport)

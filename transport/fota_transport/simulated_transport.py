@@ -13,16 +13,14 @@ a reset where received bytes were left unread or still arrive.  One thing is on 
 import asyncio
 import errno
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from random import Random
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from .errors import BufferOverflow
 from .network import Network
 from .profiles import LinkProfile
-
-if TYPE_CHECKING:
-    from .simulated import SimulatedServer
 
 Address: TypeAlias = tuple[str, int]
 """Host and port, as sockets give them."""
@@ -58,6 +56,7 @@ class SimulatedTransport(asyncio.Transport):
         "_loop",
         "_lost",
         "_network",
+        "_on_lost",
         "_peer",
         "_profile",
         "_protocol",
@@ -65,7 +64,6 @@ class SimulatedTransport(asyncio.Transport):
         "_random",
         "_reading_paused",
         "_reset_sent",
-        "_server",
         "_uncut",
     )
 
@@ -78,14 +76,14 @@ class SimulatedTransport(asyncio.Transport):
         *,
         sockname: Address,
         peername: Address,
-        server: "SimulatedServer | None" = None,
+        on_lost: "Callable[[SimulatedTransport], None] | None" = None,
     ) -> None:
         super().__init__({"sockname": sockname, "peername": peername})
         self._loop = loop
         self._network = network
         self._profile = profile
         self._random = random
-        self._server = server
+        self._on_lost = on_lost
         self._protocol: asyncio.Protocol = asyncio.Protocol()
         self._peer: SimulatedTransport | None = None
         self._bytes_per_second = profile.bytes_per_second or float("inf")
@@ -332,8 +330,8 @@ class SimulatedTransport(asyncio.Transport):
         try:
             self._protocol.connection_lost(error)
         finally:
-            if self._server is not None:
-                self._server.detach(self)
+            if self._on_lost is not None:
+                self._on_lost(self)
 
 
 def _reset_error() -> ConnectionResetError:

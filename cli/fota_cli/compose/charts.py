@@ -1,0 +1,227 @@
+"""Charts as inline SVG: from figures to text, colours by CSS class so that the page decides on light and dark.
+
+All are 520 units wide, which is about their width in pixels beside one another on a desk and leaves 13-unit text
+readable on a phone. Every piece of text is escaped here.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import pairwise
+from typing import Final
+
+from fota_protocol.parts import Part
+from fota_simulator.report import Sample
+
+WIDTH: Final = 520.0
+HEIGHT: Final = 270.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 64.0, 14.0, 44.0
+
+STATES: Final[Mapping[str, tuple[str, Callable[[Sample], int]]]] = {
+    "updated": ("updated", lambda sample: sample.updated),
+    "refused": ("refused", lambda sample: sample.refused),
+    "failed": ("failed", lambda sample: sample.failed),
+    "connected": ("under way", lambda sample: sample.connected),
+    "waiting": ("waiting", lambda sample: sample.waiting),
+}
+"""States of a device from the bottom of the stack to its top: CSS class to name and count."""
+
+SHORTEST_STEP_S: Final = 0.05
+"""Samples that are closer give no rate: the quotient would be noise."""
+
+BINS: Final = 24
+"""Bars of a histogram."""
+
+MAP_COLUMNS: Final = 32
+"""Sectors in a row of a flash map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One line of `bars`: a label, how many, and the CSS class of its colour."""
+
+    label: str
+    count: int
+    style: str
+
+
+def nice_ticks(highest: float, wanted: int = 5, lowest: float = 0.0) -> list[float]:
+    """About `wanted` round values from at most `lowest` to at least `highest`."""
+    span = highest - lowest
+    if not span > 0:
+        span = abs(highest) or 1.0
+    rough = span / wanted
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
+    first = math.floor(lowest / step)
+    last = max(first + 1, math.ceil(highest / step - 1e-9))
+    return [round(number * step, 12) for number in range(first, last + 1)]
+
+
+def fleet_over_time(timeline: Sequence[Sample]) -> str:
+    """Devices by state as stacked areas, and the records per second as a line on an axis of its own."""
+    rates = [
+        ((before.time_s + after.time_s) / 2, (after.records - before.records) / (after.time_s - before.time_s))
+        for before, after in pairwise(timeline)
+        if after.time_s - before.time_s >= SHORTEST_STEP_S
+    ]
+    total = max((sum(count(sample) for _, count in STATES.values()) for sample in timeline), default=0)
+    times = nice_ticks(max((sample.time_s for sample in timeline), default=0.0))
+    devices = nice_ticks(max(total, 1))
+    speeds = nice_ticks(max((rate for _, rate in rates), default=1.0))
+    end_s = max((sample.time_s for sample in timeline), default=0.0) or times[-1]
+    x = _scale(0.0, end_s, _LEFT, WIDTH - _RIGHT)
+    y = _scale(0.0, max(total, 1), HEIGHT - _BOTTOM, _TOP)
+    fast = _scale(0.0, speeds[-1], HEIGHT - _BOTTOM, _TOP)
+    parts = []
+    below = [0] * len(timeline)
+    for style, (name, count) in STATES.items():
+        above = [low + count(sample) for low, sample in zip(below, timeline, strict=True)]
+        if above != below:
+            edge = [(x(sample.time_s), y(top)) for sample, top in zip(timeline, above, strict=True)]
+            back = [(x(sample.time_s), y(low)) for sample, low in zip(timeline, below, strict=True)]
+            parts.append(f'<polygon class="{style}" points="{_points(edge + back[::-1])}">{_title(name)}</polygon>')
+        below = above
+    parts.append(_axes(x, [t for t in times if t <= end_s], "time, s"))
+    parts.append(_left_axis(y, [t for t in devices if t <= total], "devices"))
+    line = [(x(time_s), fast(rate)) for time_s, rate in rates]
+    parts.append(f'<polyline class="rate" points="{_points(line)}">{_title("records/s")}</polyline>')
+    right = WIDTH - _RIGHT
+    parts += [_text(right + 6, fast(value) + 4, _short(value), "start") for value in speeds]
+    parts.append(_turned(WIDTH - 8, (HEIGHT - _BOTTOM + _TOP) / 2, "records/s"))
+    return _svg("fleet", HEIGHT, "devices by state and records per second over time", parts)
+
+
+def histogram(values: Sequence[float], marks: Mapping[str, float]) -> str:
+    """How often which duration in seconds occurred, with `marks` (a percentile's name to its value) as lines."""
+    ticks = nice_ticks(max(values, default=1.0), lowest=min(values, default=0.0))
+    low, high = ticks[0], ticks[-1]
+    counts = [0] * BINS
+    for value in values:
+        counts[min(BINS - 1, int((value - low) / (high - low) * BINS))] += 1
+    heights = nice_ticks(max(max(counts), 1))
+    x = _scale(low, high, _LEFT, WIDTH - 20)
+    y = _scale(0.0, heights[-1], HEIGHT - _BOTTOM, _TOP + 16)
+    width = (high - low) / BINS
+    parts = []
+    for number, count in enumerate(counts):
+        if count:
+            start = low + number * width
+            parts.append(
+                f'<rect class="connected" x="{x(start):.1f}" y="{y(count):.1f}" '
+                f'width="{x(start + width) - x(start) - 1:.1f}" height="{y(0) - y(count):.1f}">'
+                f"{_title(f'{count} updates took {start:.2f} s to {start + width:.2f} s')}</rect>"
+            )
+    placed = -math.inf
+    row = 0
+    for name, value in sorted(marks.items(), key=lambda mark: mark[1]):
+        row = 1 - row if x(value) - placed < 34 else 0
+        placed = x(value)
+        parts.append(
+            f'<line class="mark" x1="{placed:.1f}" x2="{placed:.1f}" y1="{_TOP + 16:.1f}" y2="{y(0):.1f}">'
+            f"{_title(f'{name} {value:.2f} s')}</line>"
+        )
+        parts.append(_text(placed, _TOP + 12 - 13 * row, name, "middle"))
+    parts.append(_axes(x, ticks, "duration of an update, s", WIDTH - 20))
+    parts.append(_left_axis(y, [t for t in heights if t == int(t)], "updates", WIDTH - 20))
+    return _svg("durations", HEIGHT, "distribution of update durations", parts)
+
+
+def bars(rows: Sequence[Bar]) -> str:
+    """One horizontal bar a row, to scale, with its label above and its number behind."""
+    highest = max((row.count for row in rows), default=0) or 1
+    x = _scale(0, highest, 0.0, WIDTH - 90)
+    parts = []
+    for number, row in enumerate(rows):
+        top = number * 44.0
+        width = x(row.count)
+        parts.append(_text(0, top + 14, row.label, "start"))
+        parts.append(f'<rect class="{row.style}" x="0" y="{top + 20:.1f}" width="{max(width, 1):.1f}" height="14"/>')
+        parts.append(_text(width + 8, top + 32, f"{row.count:,}", "start"))
+    return _svg("outcomes", max(44.0 * len(rows), 44.0), "devices by outcome", parts)
+
+
+def flash_map(part: Part, programmed: frozenset[int], first: int, end: int) -> str:
+    """Every sector of a part's flash as a square, 32 a row; [first, end) is the image."""
+    size = part.sector_size
+    left, cell = 92.0, (WIDTH - 92.0) / MAP_COLUMNS
+    count = part.flash_size // size
+    parts = []
+    for index in range(count):
+        start = index * size
+        row, column = divmod(index, MAP_COLUMNS)
+        if start < part.application_start:
+            style, name = "boot", "bootloader"
+        elif index in programmed:
+            style, name = "programmed", "programmed"
+        else:
+            style, name = "blank", "blank"
+        where = f"[{start:#010x}, {start + size:#010x}) sector {index}: {name}"
+        if start < end and first < start + size:
+            where += ", of the image"
+        parts.append(
+            f'<rect class="{style}" x="{left + column * cell:.1f}" y="{row * cell:.1f}" '
+            f'width="{cell - 1.5:.1f}" height="{cell - 1.5:.1f}">{_title(where)}</rect>'
+        )
+        if column == 0:
+            parts.append(_text(0, row * cell + cell - 3.5, f"{start:#010x}", "start"))
+    return _svg("flash", math.ceil(count / MAP_COLUMNS) * cell, f"flash of {part.name} by sector", parts)
+
+
+def legend(entries: Mapping[str, str]) -> str:
+    """CSS class to name, as a line of coloured squares."""
+    items = "".join(f'<li><span class="key {style}"></span>{escape(name)}</li>' for style, name in entries.items())
+    return f'<ul class="legend">{items}</ul>'
+
+
+Scale = Callable[[float], float]
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Scale:
+    return lambda value: start + (value - low) / (high - low) * (end - start)
+
+
+def _svg(name: str, height: float, label: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg id="{name}" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(label)}">'
+        f"{''.join(parts)}</svg>"
+    )
+
+
+def _axes(x: Scale, ticks: Sequence[float], label: str, right: float = WIDTH - _RIGHT) -> str:
+    floor = HEIGHT - _BOTTOM
+    drawn = [f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{floor}" y2="{floor}"/>']
+    drawn += [_text(x(tick), floor + 17, f"{tick:g}", "middle") for tick in ticks]
+    drawn.append(_text((_LEFT + right) / 2, HEIGHT - 6, label, "middle"))
+    return "".join(drawn)
+
+
+def _left_axis(y: Scale, ticks: Sequence[float], label: str, right: float = WIDTH - _RIGHT) -> str:
+    drawn = []
+    for tick in ticks:
+        drawn.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        drawn.append(_text(_LEFT - 6, y(tick) + 4, _short(tick), "end"))
+    drawn.append(_turned(13, (HEIGHT - _BOTTOM + _TOP) / 2, label))
+    return "".join(drawn)
+
+
+def _short(value: float) -> str:
+    """1,500 as 1.5k: axis labels have little room."""
+    return f"{value / 1000:g}k" if abs(value) >= 10_000 else f"{value:,g}"
+
+
+def _points(points: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+
+
+def _text(x: float, y: float, text: str, anchor: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def _turned(x: float, y: float, text: str) -> str:
+    return f'<text transform="translate({x:.1f} {y:.1f}) rotate(-90)" text-anchor="middle">{escape(text)}</text>'
+
+
+def _title(text: str) -> str:
+    return f"<title>{escape(text)}</title>"

@@ -1,0 +1,69 @@
+"""Options that every command with virtual MCUs has, and what they mean."""
+
+import argparse
+
+from fota_protocol.device import DeviceTimings
+from fota_protocol.errors import RemoteProtocolError, UnknownPartError
+from fota_protocol.identity import Identification, McuidFormat, parse_mcuid
+from fota_protocol.parts import DEFAULT_PART, PARTS, Part
+from fota_protocol.parts import part as find_part
+from fota_simulator.bootloader import BootPolicy
+
+from .errors import UsageError
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options to `parser`."""
+    names = ", ".join((*PARTS, *(board for part in PARTS.values() for board in part.boards)))
+    add = parser.add_argument
+    add("--server", required=True, metavar="HOST:PORT", help="address of the server")
+    add("--part", default=DEFAULT_PART, metavar="NAME", help=f"part or board: {names} (default: {DEFAULT_PART})")
+    add(
+        "--policy",
+        type=BootPolicy,
+        choices=list(BootPolicy),
+        default=BootPolicy.SEALED,
+        metavar="sealed|vectors|none",
+        help="what the bootloader demands of an image before it acks the end (default: sealed)",
+    )
+    add("--no-verdict-ack", action="store_true", help="do not ack @4#, as most devices of revision A")
+    add("--timeout", type=float, default=60.0, metavar="S", help="longest silence of the server (default: 60)")
+
+
+def server_address(text: str) -> tuple[str, int]:
+    """HOST:PORT, also [::1]:PORT; raises `UsageError`."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or not 0 < int(port) <= 65_535:
+        raise UsageError(f"server {text!r}, expected HOST:PORT, for instance 127.0.0.1:4000")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def part_named(name: str) -> Part:
+    """The part or the board's part; raises `UsageError`."""
+    try:
+        return find_part(name)
+    except UnknownPartError as error:
+        raise UsageError(str(error)) from error
+
+
+def timings(timeout_s: float) -> DeviceTimings:
+    """Deadlines of a device that waits `timeout_s`; raises `UsageError`."""
+    if not 0 < timeout_s <= 86_400:
+        raise UsageError(f"timeout {timeout_s:g}, expected more than 0 and at most 86400 s")
+    return DeviceTimings(verdict=timeout_s, frame=timeout_s)
+
+
+def identification(mcuid: str, suffix: str = "") -> Identification:
+    """An identification in either format; raises `UsageError`."""
+    if suffix and not (suffix.isdecimal() and suffix.isascii()):
+        raise UsageError(f"suffix {suffix!r}, expected decimal digits")
+    try:
+        if suffix or (mcuid.isdecimal() and mcuid.isascii() and len(mcuid) > 25):
+            found = parse_mcuid(mcuid + suffix, McuidFormat.DECIMAL25)
+        else:
+            found = parse_mcuid(mcuid, McuidFormat.HEX)
+    except RemoteProtocolError as error:
+        raise UsageError(str(error)) from error
+    if len(found.encode()) > 1024:
+        raise UsageError("the identification is longer than 1024 bytes")
+    return found

@@ -1,0 +1,52 @@
+"""Files that commands read and write: whole or not at all, with messages instead of tracebacks."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from fota_protocol.errors import ImageError
+from fota_protocol.formats import MAX_FILE_SIZE, load
+from fota_protocol.image import FirmwareImage
+
+from .errors import UsageError
+
+
+def read_image(path: Path) -> FirmwareImage:
+    """Read a firmware file; raises `UsageError`."""
+    try:
+        with path.open("rb") as file:
+            return load(file.read(MAX_FILE_SIZE + 1))
+    except OSError as error:
+        raise UsageError(f"firmware {path}: {error.strerror}") from error
+    except ImageError as error:
+        raise UsageError(f"firmware {path}: {error}") from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write `path` in one step, so that nobody ever reads half of it; raises `UsageError`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check_writable(path: Path | None) -> None:
+    """Raise `UsageError` now if `path` could not be written later, after the work is done."""
+    if path is not None and str(path) != "-" and not os.access(path.absolute().parent, os.W_OK):
+        raise UsageError(f"cannot write {path}: no such folder, or not writable")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON document to `path`, or to standard output for `-`."""
+    text = json.dumps(value, indent=2) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        write_file(path, text.encode())
