@@ -7,6 +7,7 @@ Exit code 0 if it was updated (and, with --image, its flash verified), 1 if not.
 """
 
 import argparse
+import dataclasses
 import io
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from fota_protocol.formats import dump_srec
 from fota_simulator.mcu import McuShare, VirtualMcu
 from fota_simulator.report import NOT_CONNECTED
 from fota_transport.clock import SystemClock
+from fota_transport.errors import LinkLost
 from fota_transport.links import TcpLink
 from fota_transport.pump import pump
 from fota_transport.trace import Trace
@@ -71,22 +73,22 @@ def run(args: argparse.Namespace) -> int:
     try:
         with TcpLink.connect(host, port, args.timeout) as link:
             pump(session, link, clock, lambda _: b"", session.start(clock.monotonic()), trace)
-    except OSError as error:
-        trouble = f"cannot connect to {args.server}: {error.strerror or error}"
+    except LinkLost as error:
+        trouble = str(error)
     report = mcu.report(session, image, started_s=0.0, duration_s=clock.monotonic() - began)
-    outcome = {**report.as_json(), "part": mcu.part.name}
-    outcome["outcome"] = outcome.pop("result")
     if trouble is not None:
-        outcome |= {"reason": NOT_CONNECTED, "detail": trouble}
+        report = dataclasses.replace(report, reason=NOT_CONNECTED, detail=trouble)
+    values = report.as_json()
+    outcome = {"outcome": values.pop("result"), "part": mcu.part.name, **values}
     if args.dump is not None:
         write_file(args.dump, _dump(mcu, args.dump.suffix.lower()))
     if args.trace is not None:
         write_file(args.trace, trace.to_text().encode())
     if args.json is not None:
         write_json(args.json, outcome)
-    verified = {None: "", True: ", flash verified", False: ", flash NOT as the image"}[report.verified]
-    message = f"{report.mcuid}: {report.result}{verified} ({outcome['detail']}) after {report.records} records"
-    print(message, file=sys.stderr)
+    why = "" if report.detail == report.result else f", {report.detail}"
+    verified = {None: "", True: ", flash verified", False: ", flash not as the image"}[report.verified]
+    print(f"{report.mcuid}: {report.result} after {report.records} records{why}{verified}", file=sys.stderr)
     return exit_codes.OK if report.ok else exit_codes.FAILED
 
 

@@ -15,6 +15,7 @@ import itertools
 from pathlib import Path
 from typing import Final
 
+from fota_protocol.image import FirmwareImage
 from fota_server.errors import ServerError
 from fota_server.registry import open_registry
 from fota_simulator.report import SwarmReport
@@ -116,14 +117,21 @@ def _from_registry(args: argparse.Namespace) -> list[DevicePlan]:
     registry.close()
     if not entries:
         raise UsageError(f"registry {args.registry}: no devices")
-    names = {entry.filename for entry in entries} if args.firmware else set()
-    images = {name: read_image(args.firmware / name) for name in sorted(names)}
+    images = {name: _served(args.firmware, name) for name in {entry.filename for entry in entries}}
     return [
         DevicePlan(
             entry.mcuid,
-            images.get(entry.filename),
+            images[entry.filename],
             part_named(entry.part or args.part),
             acks_verdict=not args.no_verdict_ack,
         )
         for entry in entries
     ]
+
+
+def _served(folder: Path | None, name: str) -> FirmwareImage | None:
+    """The image that a server gives for a file name of its registry; None where it must refuse."""
+    if folder is None:
+        return None
+    path = (folder / name).resolve()
+    return read_image(path) if path.is_relative_to(folder.resolve()) and path.is_file() else None
