@@ -48,10 +48,9 @@ class Bar:
 
 def nice_ticks(highest: float, wanted: int = 5, lowest: float = 0.0) -> list[float]:
     """About `wanted` round values from at most `lowest` to at least `highest`."""
-    span = highest - lowest
-    if not span > 0:
-        span = abs(highest) or 1.0
-    rough = span / wanted
+    if not highest > lowest:
+        highest = lowest + (abs(lowest) or 1.0)
+    rough = (highest - lowest) / wanted
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * magnitude for factor in (1, 2, 2.5, 5, 10) if factor * magnitude >= rough * 0.999)
     first = math.floor(lowest / step)

@@ -60,8 +60,10 @@ class ServerProcess:
             self._ready_or_ended.wait(ready_timeout_s)
             if self._ready is None:
                 raise self._trouble(ready_timeout_s)
-            self.host = str(self._ready["host"])
-            self.port = int(self._ready["port"])
+            self.host: str = self._ready["host"]
+            """The address it listens on."""
+            self.port: int = self._ready["port"]
+            """The port, a free one where 0 was asked for."""
         except BaseException:
             self.stop(0.0)
             raise
