@@ -1,0 +1,141 @@
+"""What every registry does, whatever it is kept in."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fota_protocol.server import Handshake
+from fota_server.registry import Registry, RegistryEntry, SqliteRegistry, TextRegistry, open_registry
+
+PLAIN = RegistryEntry("0001100023593110965955141", "blink_1.s19", "16")
+FULL = RegistryEntry(
+    "0011000235931109659550002",
+    "folder/blink_2.s19",
+    "1a",
+    part="twr-k60n512",
+    handshake=Handshake.WAIT,
+    pack=True,
+    once=True,
+)
+HEXADECIMAL = RegistryEntry("00ab" * 16, "blink_1.s19", "F")
+
+
+def line(entry: RegistryEntry) -> str:
+    options = [f"part={entry.part}"] if entry.part else []
+    options += [f"handshake={entry.handshake.value}"] if entry.handshake else []
+    options += [name for name in ("pack", "once") if getattr(entry, name)]
+    return ",".join((entry.mcuid, entry.filename, entry.version, *options)) + "\n"
+
+
+def put_into_text(path: Path, *entries: RegistryEntry) -> None:
+    temporary = path.with_suffix(".new")
+    temporary.write_text("".join(map(line, entries)))
+    temporary.replace(path)
+
+
+def put_into_sqlite(path: Path, *entries: RegistryEntry) -> None:
+    with closing(SqliteRegistry(path)) as registry:
+        registry.put(entries)
+
+
+Put = Callable[..., None]
+
+
+@pytest.fixture(params=[put_into_text, put_into_sqlite])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Registry, Callable[..., None]]]:
+    """A registry of three devices, and a way to write to where it is kept, as another program would."""
+    put: Put = request.param
+    path = tmp_path / ("devices.txt" if put is put_into_text else "devices.sqlite")
+    put(path, PLAIN, FULL, HEXADECIMAL)
+    registry = open_registry(path)
+    yield registry, lambda *entries: put(path, *entries)
+    registry.close()
+
+
+Kept = tuple[Registry, Callable[..., None]]
+
+
+@pytest.mark.parametrize("entry", [PLAIN, FULL, HEXADECIMAL])
+def test_a_device_is_found_with_everything_that_was_said_of_it(kept: Kept, entry: RegistryEntry) -> None:
+    """What was put comes back by MCUID, field for field."""
+    registry, _ = kept
+
+    assert entry == registry.find(entry.mcuid)
+
+
+def test_a_stranger_is_not_found(kept: Kept) -> None:
+    """An unknown MCUID is None, not an error."""
+    registry, _ = kept
+
+    assert registry.find("9" * 25) is None
+    assert registry.find("") is None
+
+
+def test_a_registry_counts_and_lists_its_devices(kept: Kept) -> None:
+    """Length and iteration tell of every device once."""
+    registry, _ = kept
+
+    assert len(registry) == 3
+    assert {PLAIN, FULL, HEXADECIMAL} == set(registry)
+
+
+def test_a_good_registry_has_no_problems(kept: Kept) -> None:
+    """Nothing is reported where nothing is wrong."""
+    registry, _ = kept
+
+    assert registry.problems == ()
+
+
+def test_a_change_is_seen_without_opening_again(kept: Kept) -> None:
+    """Another program's change is in force at the next look-up."""
+    registry, put = kept
+    changed = replace(PLAIN, filename="blink_2.s19", version="17")
+    assert registry.find(PLAIN.mcuid) == PLAIN
+    put(changed, FULL)
+
+    assert changed == registry.find(PLAIN.mcuid)
+
+
+def test_a_registry_may_be_written_to_while_a_list_is_read(kept: Kept) -> None:
+    """Iteration neither blocks a writer nor fails because of one."""
+    registry, put = kept
+    entries = iter(registry)
+    first = next(entries)
+    put(PLAIN, FULL, HEXADECIMAL)
+
+    assert len([first, *entries]) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mcuid": "x"}, "MCUID 'x', expected 25 decimal or 1 to 64 hexadecimal digits"),
+        ({"mcuid": ""}, "MCUID '', expected"),
+        ({"mcuid": "0" * 65}, "MCUID .*, expected 25 decimal or 1 to 64"),
+        ({"mcuid": "../../etc"}, "MCUID '../../etc', expected"),
+        ({"filename": ""}, "no file name"),
+        ({"version": "100"}, "version '100', expected 1 or 2 hexadecimal digits"),
+        ({"version": ""}, "version '', expected"),
+        ({"part": "K61"}, "unknown part 'K61', expected one of MK60DN512"),
+    ],
+)
+def test_an_entry_that_cannot_be_meant_is_not_made(change: dict[str, str], message: str) -> None:
+    """Entries are checked when they are made, so that no registry holds a bad one."""
+    with pytest.raises(ValueError, match="^" + message):
+        replace(PLAIN, **change)  # type: ignore[arg-type]  # only strings are replaced
+
+
+def test_the_kind_of_a_registry_is_seen_by_content(tmp_path: Path) -> None:
+    """An SQLite file is one whatever its name; a text is one in spite of its name."""
+    put_into_sqlite(tmp_path / "devices.txt", PLAIN)
+    (tmp_path / "devices.sqlite").write_text(line(PLAIN))
+    with (
+        closing(open_registry(tmp_path / "devices.txt")) as sqlite,
+        closing(open_registry(tmp_path / "devices.sqlite")) as text,
+    ):
+        assert isinstance(sqlite, SqliteRegistry)
+        assert isinstance(text, TextRegistry)
+        assert sqlite.find(PLAIN.mcuid) == text.find(PLAIN.mcuid) == PLAIN

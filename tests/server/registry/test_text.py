@@ -1,0 +1,217 @@
+"""The text registry: what a line may be, what disables one, and what happens when the file changes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import fota_fixtures
+from fota_protocol.identity import McuidFormat
+from fota_protocol.server import Handshake
+from fota_server.errors import RegistryError
+from fota_server.registry import Problem, RegistryEntry, TextRegistry, open_registry
+from fota_server.registry import text as text_module
+
+FIRST = "0001100023593110965955141"
+SECOND = "0011000235931109659550002"
+
+
+def registry(folder: Path, content: bytes | str, mcuid_format: McuidFormat | None = None) -> TextRegistry:
+    path = folder / "devices2update.txt"
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return TextRegistry(path, mcuid_format=mcuid_format)
+
+
+def test_the_reference_servers_line_is_understood(tmp_path: Path) -> None:
+    """The line of the reference documentation means what it meant."""
+    entry = registry(tmp_path, f"{FIRST},AN2295_TWR_K60.S19,16\n").find(FIRST)
+
+    assert RegistryEntry(FIRST, "AN2295_TWR_K60.S19", "16") == entry
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(f"  {FIRST}\t,  a.s19 ,  16  \n", id="white space"),
+        pytest.param(f"# devices\n\n   # more\n{FIRST},a.s19,16 # of the lab\n\n", id="comments and blank lines"),
+        pytest.param(f"\ufeff{FIRST},a.s19,16\n", id="byte order mark"),
+        pytest.param(f"\r\n{FIRST},a.s19,16\r\n", id="CRLF"),
+        pytest.param(f"{FIRST},a.s19,16", id="no final line end"),
+        pytest.param(f"{FIRST},a.s19,16\r", id="CR"),
+    ],
+)
+def test_layout_is_free(tmp_path: Path, content: str) -> None:
+    """White space, comments, line ends and a byte order mark change nothing."""
+    devices = registry(tmp_path, content)
+
+    assert RegistryEntry(FIRST, "a.s19", "16") == devices.find(FIRST)
+    assert devices.problems == ()
+    assert len(devices) == 1
+
+
+def test_an_empty_registry_knows_nobody(tmp_path: Path) -> None:
+    """A file without a line is a registry without a device."""
+    devices = registry(tmp_path, b"")
+
+    assert (devices.find(FIRST), len(devices), devices.problems) == (None, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ("part=MK60DN512", {"part": "MK60DN512"}),
+        ("part=TWR-K60F120M", {"part": "MK60FN1M0"}),
+        ("part = mk60dn512", {"part": "MK60DN512"}),
+        ("handshake=wait", {"handshake": Handshake.WAIT}),
+        ("handshake=immediate", {"handshake": Handshake.IMMEDIATE}),
+        ("handshake=auto", {"handshake": Handshake.AUTO}),
+        ("pack", {"pack": True}),
+        ("pack=yes", {"pack": True}),
+        ("once", {"once": True}),
+        ("once=1 , pack = true, part=MK60FN1M0", {"once": True, "pack": True, "part": "MK60FN1M0"}),
+    ],
+)
+def test_optional_fields_are_understood(tmp_path: Path, fields: str, expected: dict[str, object]) -> None:
+    """Each further field sets what it names, in any order."""
+    entry = registry(tmp_path, f"{FIRST},a.s19,16,{fields}\n").find(FIRST)
+
+    assert entry is not None
+    assert expected == {name: getattr(entry, name) for name in expected}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (SECOND, f"'{SECOND}', expected MCUID,filename,version"),
+        (f"{SECOND},a.s19", "expected MCUID,filename,version"),
+        (f"{SECOND};a.s19;16", "expected MCUID,filename,version"),
+        (f"{SECOND},,16", "no file name"),
+        (f"{SECOND},a.s19,", "version '', expected 1 or 2 hexadecimal digits"),
+        (f"{SECOND},a.s19,1G", "version '1G'"),
+        ("xyz,a.s19,16", "MCUID 'xyz', expected"),
+        (",a.s19,16", "MCUID '', expected"),
+        (f"{SECOND},a.s19,16,colour=red", "unknown field 'colour', expected part=, handshake=, pack or once"),
+        (f"{SECOND},a.s19,16,", "unknown field ''"),
+        (f"{SECOND},a.s19,16,part=", "unknown part ''"),
+        (f"{SECOND},a.s19,16,handshake=perhaps", "handshake 'perhaps', expected wait, immediate or auto"),
+        (f"{SECOND},a.s19,16,once=no", "once=no, expected just 'once'"),
+        (f"{FIRST},b.s19,16", f"MCUID {FIRST} again, it stands in line 1 already"),
+    ],
+)
+def test_a_malformed_line_disables_only_itself(tmp_path: Path, line: str, message: str) -> None:
+    """A bad line is reported by its number and reason; lines before and behind it are in force."""
+    third = "0011000235931109659550003"
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n{line}\n{third},a.s19,16\n")
+    (problem,) = devices.problems
+
+    assert problem.line == 2
+    assert message in problem.message
+    assert {RegistryEntry(FIRST, "a.s19", "16"), RegistryEntry(third, "a.s19", "16")} == set(devices)
+
+
+REGISTRIES = [fixture for fixture in fota_fixtures.manifest() if fixture.folder == "registries"]
+
+
+@pytest.mark.parametrize("fixture", REGISTRIES, ids=[fixture.name for fixture in REGISTRIES])
+def test_every_fixture_is_read_as_its_manifest_says(fixture: fota_fixtures.Fixture) -> None:
+    """The lines that are reported are those that the manifest knows to be malformed."""
+    wanted = McuidFormat.HEX if fixture.name == "hex_mcuids.txt" else McuidFormat.DECIMAL25
+    expected = [finding.line for finding in fixture.findings if finding.stage is fota_fixtures.Stage.READING]
+    problems = TextRegistry(fixture.path, mcuid_format=wanted).problems
+
+    assert expected == [problem.line for problem in problems]
+
+
+def test_a_line_that_is_not_utf8_disables_only_itself(tmp_path: Path) -> None:
+    """A file name in Latin-1 would be looked for under another name, so its line is malformed."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n".encode() + f"{SECOND},bl\xefnk.s19,16\n".encode("latin-1"))
+
+    assert [Problem(2, "b'0011000235931109659550002,bl\\xefnk.s19,16', expected UTF-8")] == list(devices.problems)
+    assert devices.find(FIRST) is not None
+
+
+def test_lines_are_counted_as_editors_count_them(tmp_path: Path) -> None:
+    """A form feed or a Unicode line separator in a comment does not shift the numbers."""
+    devices = registry(tmp_path, "# a\x0cb\u2028c\x85d\nbad line\n")
+
+    assert [problem.line for problem in devices.problems] == [2]
+
+
+@pytest.mark.parametrize(
+    ("mcuid", "mcuid_format"),
+    [
+        ("00110002359311096595500", McuidFormat.DECIMAL25),
+        ("001100023593110965955000600", McuidFormat.DECIMAL25),
+        ("001100023593110965955ABCD", McuidFormat.DECIMAL25),
+        ("0" * 65, McuidFormat.HEX),
+    ],
+)
+def test_an_mcuid_that_no_device_can_send_is_reported(tmp_path: Path, mcuid: str, mcuid_format: McuidFormat) -> None:
+    """A line that could never match is malformed, so that nobody wonders why its device is refused."""
+    (problem,) = registry(tmp_path, f"{mcuid},a.s19,16\n", mcuid_format).problems
+
+    assert problem.line == 1
+    assert f"MCUID {mcuid!r}, expected" in problem.message
+
+
+def test_a_change_is_reported_and_in_force_at_once(tmp_path: Path) -> None:
+    """A new device is known and a removed one unknown as soon as the file says so."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    (tmp_path / "devices2update.txt").write_text(f"{SECOND},longer_name.s19,17\nbad\n")
+
+    assert (devices.find(FIRST), devices.find(SECOND)) == (None, RegistryEntry(SECOND, "longer_name.s19", "17"))
+    assert [problem.line for problem in devices.problems] == [2]
+
+
+def test_a_vanished_file_leaves_its_devices_in_force(tmp_path: Path) -> None:
+    """While the file is away its last content counts, and the trouble is told; when it is back all is well."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    path, away = tmp_path / "devices2update.txt", tmp_path / "away"
+    path.rename(away)
+    found = devices.find(FIRST)
+    (problem,) = devices.problems
+    away.rename(path)
+
+    assert RegistryEntry(FIRST, "a.s19", "16") == found
+    assert Problem(0, "cannot be read again (No such file or directory); what was read last is in force") == problem
+    assert devices.problems == ()
+
+
+def test_a_file_that_became_a_folder_leaves_its_devices_in_force(tmp_path: Path) -> None:
+    """So it is when something unreadable stands in the file's place."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    (tmp_path / "devices2update.txt").unlink()
+    (tmp_path / "devices2update.txt").mkdir()
+
+    assert devices.find(FIRST) is not None
+    assert [problem.line for problem in devices.problems] == [0]
+
+
+def test_a_file_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit holds at the start, as an error, and later, as a problem."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    monkeypatch.setattr(text_module, "MAX_SIZE", 64)
+    (tmp_path / "devices2update.txt").write_text("#" * 65)
+
+    assert devices.find(FIRST) is not None
+    assert "65 bytes, expected at most 64" in devices.problems[0].message
+    with pytest.raises(RegistryError, match="65 bytes, expected at most 64"):
+        TextRegistry(tmp_path / "devices2update.txt")
+
+
+def test_a_registry_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    """A missing file, and a folder, are told by name and with what was expected."""
+    with pytest.raises(RegistryError, match=r"none\.txt: No such file .* expected a text file with one"):
+        open_registry(tmp_path / "none.txt")
+    with pytest.raises(RegistryError, match="Is a directory"):
+        open_registry(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_registry_is_an_error(tmp_path: Path) -> None:
+    """Missing permission is told as such."""
+    path = tmp_path / "devices2update.txt"
+    path.touch(mode=0)
+
+    with pytest.raises(RegistryError, match="Permission denied"):
+        open_registry(path)
