@@ -1,34 +1,45 @@
-"""The bootloader: what a record does to flash, and what may be started afterwards.
+"""The bootloader of a virtual MCU: which records it takes, how it programs them, and what it starts.
 
-Programming follows `protocol.md` 6. Records need not align with program units nor ascend: every sector is erased once a
-session, when it is first touched; a program unit of which only some bytes have come waits for the others until the end,
-or until as many wait as fill a sector, and is then programmed with FF for the rest; each unit is programmed exactly
-once. Bytes that come again are taken when they are the same, since files with such overlaps are served. The common
-case, a record of whole units behind the last one, is one flash command.
+Rules (protocol description, "Programming"). Records need not align with program units, ascend, or stay in one sector.
+The bootloader's own flash is never touched. Each sector is erased once a session, when its first byte comes. A program
+unit of which only some bytes are known waits for the others; at the end of the update, or when more units wait than a
+buffer of one sector holds, it is programmed with FF in their place. Each unit is programmed exactly once a session. A
+byte that comes again is ignored where it is the same (files whose records overlap with equal bytes are served, with a
+warning) and rejected where it is not.
+
+Theory of operation. A *run* is the stretch of whole units that the last records have programmed upwards without a gap.
+It ends at `_next` and may go on until `_limit`: the end of its sector, or the next unit that is programmed or waits.
+A record that goes on with the run is the common case and costs three comparisons; everything else first enters the run
+into the bitmap of its sector.
 """
 
 import enum
 import functools
 import zlib
 from collections.abc import Mapping
+from typing import Final
 
 from fota_protocol.errors import RecordRejected, Rejection
-from fota_protocol.integrity import check_seal, check_vectors
+from fota_protocol.integrity import check_seal, check_vectors, image_crc32, read_seal
 from fota_protocol.parts import Part
 from fota_protocol.srecord import SRecord
 
-from .flash import Flash
+from .errors import FlashError
+from .flash import FlashMemory
+
+_NOWHERE: Final = -1
+"""`_next` when there is no run: the address of no record."""
 
 
 class BootPolicy(enum.Enum):
-    """What a bootloader demands of an image before it starts it."""
+    """What the bootloader asks of an image, before it acks the end frame and before it starts it."""
 
     SEALED = "sealed"
-    """A seal whose CRC is right, and sane vectors."""
+    """The seal is there and right, and the vectors are sane."""
     VECTORS = "vectors"
-    """Sane vectors."""
+    """The vectors are sane."""
     NONE = "none"
-    """Nothing, as AN2295's bootloader."""
+    """Nothing: whatever is there is started (so does the AN2295 bootloader)."""
 
 
 @functools.cache
@@ -44,31 +55,41 @@ def bootloader_sectors(part: Part) -> Mapping[int, bytes]:
 
 
 class Bootloader:
-    """Writes one image to flash, record by record: the `Target` of one device session."""
+    """The `Target` of one update: writes records to `flash` and checks the image. A new update needs a new one."""
 
     __slots__ = (
+        "_end",
+        "_first",
         "_flash",
+        "_limit",
+        "_next",
         "_pending",
+        "_pending_limit",
         "_policy",
         "_program",
         "_programmed",
         "_run_start",
-        "_sector_end",
-        "_tail",
-        "_unit_mask",
+        "_sector_size",
+        "_unit",
+        "_unit_rest",
     )
 
-    def __init__(self, flash: Flash, policy: BootPolicy) -> None:
+    def __init__(self, flash: FlashMemory, policy: BootPolicy) -> None:
+        part = flash.part
         self._flash = flash
         self._policy = policy
         self._program = flash.program
-        self._unit_mask = flash.part.program_unit - 1
-        # Programmed ranges by sector index, for every sector that this session erased. The newest range, [_run_start,
-        # _tail) in the sector that ends at _sector_end, grows here and is not in the table.
-        self._programmed: dict[int, list[tuple[int, int]]] = {}
-        self._run_start = self._tail = self._sector_end = 0
-        # Units that wait for bytes, oldest first: address of the unit to (offset in it to byte).
+        self._sector_size = part.sector_size
+        self._unit = part.program_unit
+        self._unit_rest = part.program_unit - 1
+        self._programmed: dict[int, int] = {}
+        """By index of each sector erased in this session: its programmed units, one bit each."""
         self._pending: dict[int, dict[int, int]] = {}
+        """By address of a unit that waits: its known bytes by their addresses. The oldest comes first."""
+        self._pending_limit = part.sector_size // part.program_unit
+        self._run_start = self._next = self._limit = _NOWHERE
+        self._first, self._end = part.flash_end, 0
+        """The range [first, end) of all bytes that came, without those of the run."""
 
     @property
     def touched(self) -> frozenset[int]:
@@ -76,117 +97,173 @@ class Bootloader:
         return frozenset(self._programmed)
 
     def write(self, record: SRecord) -> None:
-        """Take one record; raises `RecordRejected`, and then the record has changed nothing."""
-        address, end = record.address, record.end
-        if (
-            address == self._tail
-            and end <= self._sector_end
-            and not (address | end) & self._unit_mask
-            and not self._pending
-        ):
-            # Goes on behind the newest range in its erased sector, where nothing can be yet.
-            self._program(address, record.data)
-            self._tail = end
-            return
-        if record.data:
-            self._check_range(address, end)
-            units = self._units(record)
-            self._check_new(units)
-            for unit, data in units.items():
-                self._take(unit, data)
+        """Take one data record; raises `RecordRejected`."""
+        end = record.end
+        try:
+            if record.address == self._next and end <= self._limit and not end & self._unit_rest:
+                self._program(record.address, record.data)
+                self._next = end
+            else:
+                self._take(record)
+        except FlashError as error:
+            raise RecordRejected(str(error), reason=Rejection.FLASH, address=error.address) from error
 
     def finish(self, version: str) -> None:
-        """Program what waits, and check the image; raises `RecordRejected`."""
-        for unit in tuple(self._pending):
-            self._flush(unit)
-        flash = self._flash
-        if self._policy is BootPolicy.SEALED and (wrong := check_seal(flash.read, flash.part)):
+        """Program what waits and check the image; raises `RecordRejected`."""
+        self._end_run()
+        try:
+            for unit in sorted(self._pending):
+                self._program_pending(unit)
+        except FlashError as error:
+            raise RecordRejected(str(error), reason=Rejection.FLASH, address=error.address) from error
+        part = self._flash.part
+        if self._policy is BootPolicy.SEALED and (wrong := check_seal(self._flash.read, part)) is not None:
             raise RecordRejected(wrong, reason=Rejection.SEAL)
-        if self._policy is not BootPolicy.NONE and (
-            wrong := check_vectors(flash.read, flash.part, flash.part.flash_end)
+        if (
+            self._policy is not BootPolicy.NONE
+            and (wrong := check_vectors(self._flash.read, part, self._end)) is not None
         ):
             raise RecordRejected(wrong, reason=Rejection.VECTORS)
 
-    def _check_range(self, address: int, end: int) -> None:
+    def image_crc(self) -> int | None:
+        """The image CRC of what this session has written; None when that is nothing."""
+        self._end_run()
+        if self._end <= self._first:
+            return None
+        return image_crc32(self._read_written(self._first, self._end))
+
+    def _read_written(self, start: int, end: int) -> bytes:
+        """The bytes of [start, end), FF for sectors that this session has not touched."""
+        size = self._sector_size
+        sectors = range(start // size, -(-end // size))
+        pieces = (
+            self._flash.read(max(start, index * size), min(end, (index + 1) * size))
+            if index in self._programmed
+            else b"\xff" * (min(end, (index + 1) * size) - max(start, index * size))
+            for index in sectors
+        )
+        return b"".join(pieces)
+
+    def _take(self, record: SRecord) -> None:
+        """Take a record that does not simply go on with the run."""
+        self._end_run()
+        start, end, data = record.address, record.end, record.data
+        if not data:
+            return
+        self._check_range(start, end)
+        self._first, self._end = min(self._first, start), max(self._end, end)
+        size = self._sector_size
+        for index in range(start // size, -(-end // size)):
+            if index not in self._programmed:
+                self._flash.erase_sector(index * size)
+                self._programmed[index] = 0
+            low, high = max(start, index * size), min(end, (index + 1) * size)
+            self._take_in_sector(low, data[low - start : high - start])
+
+    def _take_in_sector(self, start: int, data: bytes) -> None:
+        """Program the whole units that are free; the rest goes byte by byte."""
+        position, end = start, start + len(data)
+        while position < end:
+            unit = position - position % self._unit
+            free_until = min(self._free_until(position), end - end % self._unit) if position == unit else position
+            if position < free_until:
+                self._end_run()
+                self._program(position, data[position - start : free_until - start])
+                self._run_start, self._next = position, free_until
+                self._limit = self._free_until(free_until, within=position)
+                position = free_until
+            else:
+                part_end = min(end, unit + self._unit)
+                self._take_bytes(unit, position, data[position - start : part_end - start])
+                position = part_end
+
+    def _take_bytes(self, unit: int, start: int, data: bytes) -> None:
+        """Take bytes of one program unit, which ends the run: no run goes on into a unit that waits."""
+        self._end_run()
+        if self._is_programmed(unit):
+            found = self._flash.read(start, start + len(data))
+            if found != data:
+                raise self._rewritten(start, data, found)
+            return
+        known = self._pending.setdefault(unit, {})
+        for address, byte in enumerate(data, start):
+            if known.setdefault(address, byte) != byte:
+                raise self._rewritten(address, bytes([byte]), bytes([known[address]]))
+        if len(known) == self._unit:
+            self._program_pending(unit)
+        elif len(self._pending) > self._pending_limit:
+            self._program_pending(next(iter(self._pending)))
+
+    def _program_pending(self, unit: int) -> None:
+        known = self._pending.pop(unit)
+        self._program(unit, bytes(known.get(address, 0xFF) for address in range(unit, unit + self._unit)))
+        self._mark(unit, unit + self._unit)
+
+    def _end_run(self) -> None:
+        if self._next > self._run_start:
+            self._mark(self._run_start, self._next)
+            self._end = max(self._end, self._next)
+        self._run_start = self._next = self._limit = _NOWHERE
+
+    def _mark(self, start: int, end: int) -> None:
+        """Note that the units of [start, end), which lies in one sector, are programmed."""
+        index, offset = divmod(start, self._sector_size)
+        units = (1 << (end - start) // self._unit) - 1
+        self._programmed[index] |= units << offset // self._unit
+
+    def _is_programmed(self, unit: int) -> bool:
+        index, offset = divmod(unit, self._sector_size)
+        return bool(self._programmed[index] >> offset // self._unit & 1)
+
+    def _free_until(self, position: int, within: int | None = None) -> int:
+        """Where the free units from `position` on end: at a unit that is programmed or waits, or with the sector.
+
+        The sector is that of `within`, for a position that may be its end.
+        """
+        index = (position if within is None else within) // self._sector_size
+        limit = (index + 1) * self._sector_size
+        if position >= limit:
+            return limit
+        taken = self._programmed[index] >> (position % self._sector_size) // self._unit
+        if taken:
+            limit = position + ((taken & -taken).bit_length() - 1) * self._unit
+        return min((unit for unit in self._pending if position <= unit < limit), default=limit)
+
+    def _check_range(self, start: int, end: int) -> None:
         part = self._flash.part
-        if address < part.application_start:
+        if start < part.application_start:
             raise RecordRejected(
-                f"[{address:#010x}, {end:#010x}) is in the bootloader, which ends at {part.application_start:#010x}",
+                f"bytes at {start:#010x}, inside the bootloader's [0, {part.application_start:#010x})",
                 reason=Rejection.BOOTLOADER,
-                address=address,
+                address=start,
             )
         if end > part.flash_end:
             raise RecordRejected(
-                f"[{address:#010x}, {end:#010x}) is outside the flash, which ends at {part.flash_end:#010x}",
+                f"bytes up to {end:#010x}, expected application flash, "
+                f"[{part.application_start:#010x}, {part.flash_end:#010x})",
                 reason=Rejection.OUT_OF_RANGE,
-                address=address,
+                address=start,
             )
 
-    def _units(self, record: SRecord) -> dict[int, dict[int, int]]:
-        """The record's bytes by program unit: address of the unit to (offset in it to byte)."""
-        units: dict[int, dict[int, int]] = {}
-        for address, byte in enumerate(record.data, start=record.address):
-            units.setdefault(address & ~self._unit_mask, {})[address & self._unit_mask] = byte
-        return units
+    def _rewritten(self, address: int, data: bytes, found: bytes) -> RecordRejected:
+        return RecordRejected(
+            f"{data.hex(' ')} for {address:#010x}, which this update has written as {found.hex(' ')}",
+            reason=Rejection.REWRITTEN,
+            address=address,
+        )
 
-    def _check_new(self, units: Mapping[int, Mapping[int, int]]) -> None:
-        """Raise `RecordRejected` if bytes come again that are not the same."""
-        for unit, data in units.items():
-            if self._is_programmed(unit):
-                content = self._flash.read(unit, unit + self._unit_mask + 1)
-                there = dict(enumerate(content))
-            else:
-                there = self._pending.get(unit, {})
-            for offset, byte in data.items():
-                if there.get(offset, byte) != byte:
-                    raise RecordRejected(
-                        f"{unit + offset:#010x} is programmed in this update already, with {there[offset]:#04x} "
-                        f"and not {byte:#04x}",
-                        reason=Rejection.REWRITTEN,
-                        address=unit + offset,
-                    )
 
-    def _take(self, unit: int, data: Mapping[int, int]) -> None:
-        if self._is_programmed(unit):
-            return
-        waiting = self._pending.setdefault(unit, {})
-        waiting.update(data)
-        if len(waiting) == self._unit_mask + 1:
-            self._flush(unit)
-        elif sum(map(len, self._pending.values())) > self._flash.part.sector_size:
-            self._flush(next(iter(self._pending)))
+def would_start(flash: FlashMemory, policy: BootPolicy) -> bool:
+    """Whether a device with this flash and policy runs its application after a reset; only the flash decides.
 
-    def _flush(self, unit: int) -> None:
-        """Program a unit that waits, with FF where no byte came."""
-        waiting = self._pending.pop(unit)
-        size = self._unit_mask + 1
-        self._enter(unit)
-        self._program(unit, bytes(waiting.get(offset, 0xFF) for offset in range(size)))
-        if unit == self._tail:
-            self._tail = unit + size
-        else:
-            self._close_run()
-            self._run_start, self._tail = unit, unit + size
-
-    def _enter(self, unit: int) -> None:
-        """Have the unit's sector erased in this session, and make it the current one."""
-        size = self._flash.part.sector_size
-        index = unit // size
-        if index not in self._programmed:
-            self._flash.erase_sector(index * size)
-        if self._sector_end != (index + 1) * size:
-            self._close_run()
-            self._programmed.setdefault(index, [])
-            self._run_start = self._tail = index * size
-            self._sector_end = (index + 1) * size
-
-    def _close_run(self) -> None:
-        """Put the newest range into the table."""
-        if self._run_start < self._tail:
-            self._programmed[self._run_start // self._flash.part.sector_size].append((self._run_start, self._tail))
-            self._run_start = self._tail
-
-    def _is_programmed(self, unit: int) -> bool:
-        if self._run_start <= unit < self._tail:
-            return True
-        return any(low <= unit < high for low, high in self._programmed.get(unit // self._flash.part.sector_size, ()))
+    Without any policy the bootloader jumps wherever the vectors say. Where these cannot be right the core faults, locks
+    up and resets, for ever: that is no application either.
+    """
+    part = flash.part
+    end = part.flash_end
+    if policy is BootPolicy.SEALED:
+        seal = read_seal(flash.read, part.application_start)
+        if seal is None or check_seal(flash.read, part) is not None:
+            return False
+        end = seal.end
+    return check_vectors(flash.read, part, end) is None

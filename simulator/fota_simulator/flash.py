@@ -8,7 +8,7 @@ hold it once. Only the sector that is being programmed is a buffer of its own.
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Protocol
 
 from fota_protocol.parts import Part
 
@@ -17,13 +17,34 @@ from .errors import FlashError
 ERASED: Final = b"\xff"
 """What an erased byte reads as."""
 
+POOL_LIMIT: Final = 1 << 14
+"""Most sectors that a pool shares: 32 MiB of 2 KiB sectors."""
+
 _NO_SECTOR: Final = -1
+
+
+class FlashMemory(Protocol):
+    """What a bootloader knows of flash: the seam for models of the whole controller. All three raise `FlashError`."""
+
+    @property
+    def part(self) -> Part:
+        """Whose flash it is."""
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes of [start, end)."""
+
+    def erase_sector(self, address: int) -> None:
+        """Erase the sector that holds `address`."""
+
+    def program(self, address: int, data: bytes) -> None:
+        """Program whole units, within one sector."""
 
 
 class SectorPool:
     """Sectors by content, shared by the flashes of a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = POOL_LIMIT) -> None:
+        self._limit = limit
         self._sectors: dict[bytes, bytes] = {}
 
     def __len__(self) -> int:
@@ -31,6 +52,8 @@ class SectorPool:
 
     def share(self, content: bytes) -> bytes:
         """The one object with this content."""
+        if len(self._sectors) >= self._limit and content not in self._sectors:
+            self._sectors.clear()  # who holds sectors keeps them; only later sharing is lost
         return self._sectors.setdefault(content, content)
 
 
@@ -61,7 +84,8 @@ class Flash:
         self._pool = pool
         self._sectors: dict[int, bytes] = {index: pool.share(sector) for index, sector in contents.items()}
         self._open = bytearray()
-        # The open sector: its address, where ascending programming goes on over erased bytes, and its end.
+        # The open sector: its address, where what was programmed ends, and the sector's own end. The buffer ends at
+        # the tail, and FF follows: growing it is several times quicker than writing into the middle of it.
         self._base = _NO_SECTOR
         self._tail = _NO_SECTOR
         self._tail_end = _NO_SECTOR
@@ -82,7 +106,7 @@ class Flash:
         self.erase_counts[index] = self.erase_counts.get(index, 0) + 1
         self._base = self._tail = index * size
         self._tail_end = self._base + size
-        self._open = bytearray(ERASED) * size
+        self._open = bytearray()
 
     def program(self, address: int, data: bytes) -> None:
         """Program whole units, within one sector; bits can only be cleared.
@@ -91,9 +115,9 @@ class Flash:
         """
         end = address + len(data)
         unit = self.part.program_unit
-        if self._tail <= address and end <= self._tail_end and not (address | end) % unit:
-            # Behind everything programmed since this sector was erased, so there is nothing to AND with.
-            self._open[address - self._base : end - self._base] = data
+        if address == self._tail and end <= self._tail_end and not (address | end) % unit:
+            # Right behind everything programmed since this sector was erased, so there is nothing to AND with.
+            self._open += data
             self._tail = end
             self.programmed_units += len(data) // unit
             return
@@ -144,20 +168,21 @@ class Flash:
     def settle(self) -> None:
         """Give the open sector's buffer up; the content stays, shared."""
         if self._base >= 0:
-            content = bytes(self._open)
+            content = bytes(self._open).ljust(self.part.sector_size, ERASED)
             if content.strip(ERASED):
                 self._sectors[self._base // self.part.sector_size] = self._pool.share(content)
             self._open = bytearray()
             self._base = self._tail = self._tail_end = _NO_SECTOR
 
     def _reopen(self, index: int) -> None:
-        """Have sector `index` in the buffer, with nothing known to be erased."""
+        """Have all of sector `index` in the buffer, with nothing known to be erased."""
         size = self.part.sector_size
         if self._base != index * size:
             self.settle()
             self._open = bytearray(self._sectors.pop(index, ERASED * size))
             self._base = index * size
             self._tail_end = self._base + size
+        self._open = self._open.ljust(size, ERASED)
         self._tail = self._tail_end
 
     def _check(self, address: int, size: int) -> None:

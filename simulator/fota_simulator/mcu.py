@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from fota_protocol.device import DeviceSession, DeviceTimings, Failure, Outcome, RecordCache, Result
 from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
-from fota_protocol.integrity import check_seal, check_vectors, image_crc32
 from fota_protocol.parts import Part
 
-from .bootloader import Bootloader, BootPolicy, bootloader_sectors
+from .bootloader import Bootloader, BootPolicy, bootloader_sectors, would_start
 from .flash import Flash, SectorPool
 from .report import McuReport
 from .verify import first_difference
@@ -65,20 +64,13 @@ class VirtualMcu:
     @property
     def boots(self) -> bool:
         """Whether the bootloader would start what is in flash, by its policy."""
-        if self.policy is BootPolicy.NONE:
-            return True
-        if self.policy is BootPolicy.SEALED and check_seal(self.flash.read, self.part) is not None:
-            return False
-        return check_vectors(self.flash.read, self.part, self.part.flash_end) is None
+        return would_start(self.flash, self.policy)
 
     @property
     def image_crc(self) -> str | None:
-        """The image CRC of what the application flash holds, from its first to its last byte that is not FF."""
-        segments = list(self.flash.segments(self.part.application_start, self.part.flash_end))
-        if not segments:
-            return None
-        end = segments[-1][0] + len(segments[-1][1])
-        return f"{image_crc32(self.flash.read(segments[0][0], end)):08X}"
+        """The image CRC of what the last update wrote; None where it wrote nothing."""
+        crc = self._bootloader.image_crc()
+        return None if crc is None else f"{crc:08X}"
 
     def difference(self, image: FirmwareImage) -> str | None:
         """What keeps the last update from being verified against `image`; None when nothing does."""
@@ -90,11 +82,6 @@ class VirtualMcu:
         """How the update of `session` went; with `image`, also whether the flash holds it."""
         outcome = session.outcome or Outcome(Result.FAILED, "never began", Failure.CONNECTION_LOST)
         difference = None if image is None else self.difference(image)
-        if image is None:
-            crc = self.image_crc
-        else:
-            fits = image.end <= self.part.flash_end
-            crc = f"{image_crc32(self.flash.read(image.first, image.end)):08X}" if fits else None
         return McuReport(
             mcuid=self.identification.mcuid,
             result=outcome.result.value,
@@ -103,7 +90,7 @@ class VirtualMcu:
             version=outcome.version,
             records=session.records,
             booted=self.boots,
-            image_crc=crc,
+            image_crc=self.image_crc,
             verified=None if image is None else difference is None and outcome.result is Result.UPDATED,
             started_s=started_s,
             duration_s=duration_s,

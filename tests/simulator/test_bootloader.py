@@ -1,0 +1,301 @@
+"""The bootloader: records in any shape end as the image in flash, and nothing else ever changes."""
+
+import random
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fota_fixtures
+from fota_protocol.errors import RecordRejected, Rejection
+from fota_protocol.formats import load
+from fota_protocol.image import FirmwareImage
+from fota_protocol.integrity import image_crc32
+from fota_protocol.parts import PARTS, Part
+from fota_protocol.srecord import SRecord
+from fota_simulator.bootloader import Bootloader, BootPolicy, bootloader_sectors, would_start
+from fota_simulator.errors import FlashError
+from fota_simulator.flash import Flash, SectorPool
+from fota_simulator.verify import first_difference
+
+PART = PARTS["MK60DN512"]
+SECTOR = PART.sector_size
+START = PART.application_start
+
+
+class CountingFlash(Flash):
+    """A flash that refuses what a bootloader must never do: program a unit twice, or touch the bootloader."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part, SectorPool(), bootloader_sectors(part))
+        self.programmed: set[int] = set()
+
+    def erase_sector(self, address: int) -> None:
+        """Erase, above the bootloader only."""
+        assert address >= self.part.application_start
+        super().erase_sector(address)
+
+    def program(self, address: int, data: bytes) -> None:
+        """Program, each unit once and in an erased sector."""
+        assert address >= self.part.application_start
+        assert address // self.part.sector_size in self.erase_counts
+        units = set(range(address, address + len(data), self.part.program_unit))
+        assert not units & self.programmed
+        self.programmed |= units
+        super().program(address, data)
+
+
+class BrokenFlash(Flash):
+    """A flash whose controller fails at every program command."""
+
+    def program(self, address: int, data: bytes) -> None:
+        """Fail."""
+        raise FlashError("MGSTAT0", address=address)
+
+
+def update(flash: Flash, records: Iterable[SRecord], policy: BootPolicy = BootPolicy.NONE) -> Bootloader:
+    """Run one whole update; returns the bootloader that did it."""
+    bootloader = Bootloader(flash, policy)
+    for record in records:
+        bootloader.write(record)
+    bootloader.finish("1")
+    return bootloader
+
+
+def s3(address: int, data: bytes) -> SRecord:
+    """A record for anywhere."""
+    return SRecord(3, address, data)
+
+
+@st.composite
+def images_in_pieces(draw: st.DrawFn) -> tuple[Part, FirmwareImage, list[SRecord]]:
+    """An image with holes near sector ends, and its bytes cut anywhere, in any order."""
+    part = draw(st.sampled_from(list(PARTS.values())))
+    rng = random.Random(draw(st.integers(0, 2**32 - 1)))
+    start = part.application_start
+    records: list[SRecord] = []
+    position = start + draw(st.integers(0, 20))
+    for hole in draw(st.lists(st.integers(1, part.sector_size), min_size=1, max_size=4)):
+        size = rng.randrange(1, 400)
+        while size > 0:
+            cut = min(size, rng.choice((1, 3, 4, 7, 8, 16, 16, 16, 32, 61, 240)))
+            records.append(s3(position, bytes(rng.choices((0, 0x5A, 0xFF), k=cut))))
+            position, size = position + cut, size - cut
+        position += hole
+    image = FirmwareImage.from_records(records)
+    order = draw(st.sampled_from(("file", "reversed", "shuffled")))
+    if order == "reversed":
+        records.reverse()
+    elif order == "shuffled":
+        rng.shuffle(records)
+    return part, image, records
+
+
+@given(images_in_pieces())
+def test_any_cut_and_order_of_an_image_ends_as_the_image(pieces: tuple[Part, FirmwareImage, list[SRecord]]) -> None:
+    """Each unit is programmed once, the flash verifies, and its digest is the image CRC."""
+    part, image, records = pieces
+    flash = CountingFlash(part)
+
+    bootloader = update(flash, records)
+
+    assert first_difference(flash, image, bootloader.touched) is None
+    assert image.crc32 == bootloader.image_crc()
+    assert image.crc32 == image_crc32(flash.read(image.first, image.end))
+    assert dict.fromkeys(bootloader.touched, 1) == flash.erase_counts
+
+
+@given(images_in_pieces(), st.data())
+def test_records_that_come_again_with_the_same_bytes_change_nothing(
+    pieces: tuple[Part, FirmwareImage, list[SRecord]], data: st.DataObject
+) -> None:
+    """Files whose records overlap with equal bytes are served, so devices take them."""
+    part, image, records = pieces
+    flash = CountingFlash(part)
+    again = data.draw(st.lists(st.sampled_from(records), max_size=4))
+    mixed = data.draw(st.permutations([*records, *again])) if len(records) < 40 else [*records, *again]
+
+    bootloader = update(flash, mixed)
+
+    assert first_difference(flash, image, bootloader.touched) is None
+
+
+@given(st.integers(0, 60), st.integers(1, 40), st.integers(0, 60), st.integers(1, 40), st.integers(0, 60))
+def test_other_bytes_for_what_was_written_are_rejected(a: int, size_a: int, b: int, size_b: int, between: int) -> None:
+    """Whatever came in between, and whether the unit is programmed or waits: the update ends there."""
+    first, second = s3(START + a, b"\x0f" * size_a), s3(START + b, b"\xf0" * size_b)
+    overlap = first.address < second.end and second.address < first.end
+    bootloader = Bootloader(CountingFlash(PART), BootPolicy.NONE)
+    bootloader.write(first)
+    bootloader.write(s3(START + 512 + between, b"\x33" * 16))
+
+    try:
+        bootloader.write(second)
+    except RecordRejected as error:
+        reason: Rejection | None = error.reason
+    else:
+        reason = None
+
+    assert (Rejection.REWRITTEN if overlap else None) == reason
+
+
+def test_a_run_does_not_go_on_over_what_is_programmed() -> None:
+    """A record that ends where an earlier one starts is no licence to program the earlier one again."""
+    bootloader = Bootloader(CountingFlash(PART), BootPolicy.NONE)
+    bootloader.write(s3(START + 16, b"\x0f" * 16))
+    bootloader.write(s3(START, b"\x01" * 16))
+
+    with pytest.raises(RecordRejected) as caught:
+        bootloader.write(s3(START + 16, b"\xf0" * 16))
+
+    assert Rejection.REWRITTEN is caught.value.reason
+
+
+def test_a_run_does_not_go_on_over_a_unit_that_waits() -> None:
+    """Bytes that wait behind a run are compared with those that come for their unit."""
+    bootloader = Bootloader(CountingFlash(PART), BootPolicy.NONE)
+    bootloader.write(s3(START, b"\x0f" * 10))
+
+    with pytest.raises(RecordRejected) as caught:
+        bootloader.write(s3(START + 8, b"\xf0" * 4))
+
+    assert Rejection.REWRITTEN is caught.value.reason
+
+
+def test_more_waiting_units_than_a_sector_holds_are_programmed_early() -> None:
+    """Acknowledged bytes fit into a buffer of one sector; what comes too late for its unit is rejected."""
+    flash = CountingFlash(PART)
+    bootloader = Bootloader(flash, BootPolicy.NONE)
+    for i in range(SECTOR // PART.program_unit + 1):
+        bootloader.write(s3(START + i * PART.program_unit, b"\x11"))
+
+    with pytest.raises(RecordRejected) as caught:
+        bootloader.write(s3(START + 1, b"\x11"))
+
+    assert {START} == flash.programmed
+    assert Rejection.REWRITTEN is caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("address", "size", "reason"),
+    [
+        (0, 4, Rejection.BOOTLOADER),
+        (START - 4, 4, Rejection.BOOTLOADER),
+        (START - 4, 16, Rejection.BOOTLOADER),
+        (PART.flash_end - 4, 8, Rejection.OUT_OF_RANGE),
+        (PART.flash_end, 4, Rejection.OUT_OF_RANGE),
+        (0xFFFF_FFF0, 16, Rejection.OUT_OF_RANGE),
+    ],
+)
+@pytest.mark.parametrize("before", [(), ((START, 16),), ((PART.flash_end - 32, 28),)])
+def test_bytes_outside_the_application_flash_are_rejected_and_change_nothing(
+    before: tuple[tuple[int, int], ...], address: int, size: int, reason: Rejection
+) -> None:
+    """Not one byte of such a record is written, wherever the records before it were."""
+    flash = CountingFlash(PART)
+    bootloader = Bootloader(flash, BootPolicy.NONE)
+    for start, length in before:
+        bootloader.write(s3(start, bytes(length)))
+    content = flash.read(0, PART.flash_end)
+
+    with pytest.raises(RecordRejected) as caught:
+        bootloader.write(s3(address, bytes(size)))
+
+    assert reason is caught.value.reason
+    assert content == flash.read(0, PART.flash_end)
+
+
+def test_a_record_without_data_does_nothing_anywhere() -> None:
+    """It names an address and no byte, so there is nothing to object to."""
+    flash = CountingFlash(PART)
+
+    update(flash, [s3(0, b""), s3(START, b"\x00" * 4), s3(START + 4, b""), s3(0xFFFF_0000, b"")])
+
+    assert {START} == flash.programmed
+
+
+def test_an_error_of_the_flash_controller_rejects_the_record() -> None:
+    """The device does not ack what it could not program."""
+    bootloader = Bootloader(BrokenFlash(PART, SectorPool()), BootPolicy.NONE)
+
+    with pytest.raises(RecordRejected) as caught:
+        bootloader.write(s3(START, bytes(16)))
+
+    assert (caught.value.reason, caught.value.address) == (Rejection.FLASH, START)
+
+
+def test_an_error_of_the_flash_controller_at_the_end_rejects_the_image() -> None:
+    """What waited until the end is no less part of the image."""
+    bootloader = Bootloader(BrokenFlash(PART, SectorPool()), BootPolicy.NONE)
+    bootloader.write(s3(START, bytes(3)))
+
+    with pytest.raises(RecordRejected) as caught:
+        bootloader.finish("1")
+
+    assert Rejection.FLASH is caught.value.reason
+
+
+@pytest.mark.parametrize("name", ["blink_1.s19", "demo_16k.s19", "large_300k.s19", "descending.s19", "unaligned.s19"])
+def test_sealed_images_are_taken_and_started(name: str) -> None:
+    """A good image satisfies the strictest policy, and verifies."""
+    image = load(fota_fixtures.read(name))
+    flash = CountingFlash(PART)
+
+    bootloader = update(flash, image.records, BootPolicy.SEALED)
+
+    assert would_start(flash, BootPolicy.SEALED)
+    assert first_difference(flash, image, bootloader.touched) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "reason"),
+    [
+        ("bad_seal.s19", BootPolicy.SEALED, Rejection.SEAL),
+        ("blink_1_unsealed.s19", BootPolicy.SEALED, Rejection.SEAL),
+        ("bad_vectors_reset.s19", BootPolicy.SEALED, Rejection.VECTORS),
+        ("bad_vectors_stack.s19", BootPolicy.SEALED, Rejection.VECTORS),
+        ("bad_vectors_reset.s19", BootPolicy.VECTORS, Rejection.VECTORS),
+        ("bad_seal.s19", BootPolicy.VECTORS, None),
+        ("blink_1_unsealed.s19", BootPolicy.VECTORS, None),
+        ("bad_vectors_reset.s19", BootPolicy.NONE, None),
+    ],
+)
+def test_policy_decides_what_is_taken(name: str, policy: BootPolicy, reason: Rejection | None) -> None:
+    """Each policy refuses what it asks for and does not find, and nothing else."""
+    flash = CountingFlash(PART)
+
+    try:
+        update(flash, load(fota_fixtures.read(name)).records, policy)
+    except RecordRejected as error:
+        found: Rejection | None = error.reason
+    else:
+        found = None
+
+    assert reason is found
+
+
+def test_reset_vector_behind_the_image_is_not_inside_it() -> None:
+    """An address in blank flash is no place to start, though it is in the flash."""
+    vectors = (PART.ram_end).to_bytes(4, "little") + (START + 0x1001).to_bytes(4, "little")
+
+    with pytest.raises(RecordRejected, match="reset vector"):
+        update(CountingFlash(PART), [s3(START, vectors + bytes(8))], BootPolicy.VECTORS)
+
+
+@pytest.mark.parametrize("policy", BootPolicy)
+def test_blank_device_starts_nothing(policy: BootPolicy) -> None:
+    """Even a bootloader that jumps without looking lands in no application."""
+    assert not would_start(CountingFlash(PART), policy)
+
+
+def test_second_update_leaves_nothing_of_the_first_in_its_sectors() -> None:
+    """A sector is erased again in every session, so old bytes do not show through the new image's holes."""
+    flash = Flash(PART, SectorPool(), bootloader_sectors(PART))
+    update(flash, [s3(START + i, bytes(16)) for i in range(0, SECTOR, 16)])
+    image = FirmwareImage.from_records([s3(START, b"\x11" * 16), s3(START + 64, b"\x22" * 16)])
+
+    bootloader = update(flash, image.records)
+
+    assert first_difference(flash, image, bootloader.touched) is None
+    assert image.crc32 == bootloader.image_crc()
