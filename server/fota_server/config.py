@@ -103,6 +103,8 @@ def load_settings(path: Path) -> Settings:
             values[name] = _convert(value, types[name], path.parent)
         except ValueError as error:
             raise ConfigError(f"configuration {path}: {key} = {value!r}, expected {error}") from None
+        except OverflowError:
+            raise ConfigError(f"configuration {path}: {key} = {value!r}, expected a smaller number") from None
     try:
         return Settings(**values)
     except ConfigError as error:

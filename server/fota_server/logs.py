@@ -40,8 +40,8 @@ class CustomLogger:
         self.level = level
 
     def write(self, message: str) -> int:
-        """Log `message`, unless it is only the line end that `print` writes apart."""
-        text = message.rstrip("\n")
+        """Log `message`, unless it is only the white space that `print` writes apart."""
+        text = message.rstrip()
         if text:
             self.logger.log(self.level, text)
         return len(message)

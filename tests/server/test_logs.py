@@ -1,0 +1,185 @@
+"""Logs: names, formats, and what never becomes a file."""
+
+import contextlib
+import io
+import json
+import logging
+import logging.handlers
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fota_server import logs as logs_module
+from fota_server.errors import ConfigError
+from fota_server.logs import CustomLogger, SessionLog, SessionLogs, close_log, open_server_log
+
+MCUID = "0001100023593110965955141"
+STARTED = time.mktime((2026, 3, 9, 7, 5, 59, 0, 0, -1)) + 0.25
+NAME = f"{MCUID}-09-03-26_07-05.txt"
+
+
+@contextlib.contextmanager
+def server_log(folder: Path, *, as_json: bool = False, console: io.StringIO | None = None) -> Iterator[logging.Logger]:
+    logger = open_server_log(folder, as_json=as_json, console=console)
+    try:
+        yield logger
+    finally:
+        close_log(logger)
+
+
+def write_sessions(folder: Path, *logs: SessionLog) -> None:
+    with server_log(folder) as logger, contextlib.closing(SessionLogs(folder, logger)) as sessions:
+        for log in logs:
+            sessions.write(log)
+
+
+def session_log(mcuid: str = MCUID, *messages: str, started: float = STARTED) -> SessionLog:
+    log = SessionLog(mcuid, started)
+    for message in messages or ("a line",):
+        log.add(started, message)
+    return log
+
+
+def test_the_server_log_has_the_reference_servers_name_and_format(tmp_path: Path) -> None:
+    """`otaserver.log` has time, level in eight columns, and message."""
+    with server_log(tmp_path / "new" / "folder") as logger:
+        logger.info("one")
+        logger.warning("two %s", "2")
+
+    lines = (tmp_path / "new" / "folder" / "otaserver.log").read_text().splitlines()
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    assert len(lines) == 2
+    assert re.fullmatch(f"{moment} INFO     one", lines[0])
+    assert re.fullmatch(f"{moment} WARNING  two 2", lines[1])
+
+
+def test_the_server_log_is_rotated_at_midnight_and_three_are_kept(tmp_path: Path) -> None:
+    """The handler has the reference server's settings."""
+    with server_log(tmp_path) as logger:
+        (handler,) = logger.handlers
+
+        assert isinstance(handler, logging.handlers.TimedRotatingFileHandler)
+        assert (handler.when, handler.backupCount) == ("MIDNIGHT", 3)
+
+
+def test_rotation_keeps_three_old_logs(tmp_path: Path) -> None:
+    """After five midnights there are the log and the last three."""
+    with server_log(tmp_path) as logger:
+        (handler,) = logger.handlers
+        assert isinstance(handler, logging.handlers.TimedRotatingFileHandler)
+        for day in range(5):
+            logger.info("day %d", day)
+            handler.rolloverAt -= day * 86_400  # each rotated file is named after a day of its own
+            handler.doRollover()
+
+    assert len(list(tmp_path.glob("otaserver.log.*"))) == 3
+
+
+def test_a_json_log_is_one_object_a_line(tmp_path: Path) -> None:
+    """Line ends in a message stay within its object; an exception comes as its traceback."""
+    with server_log(tmp_path, as_json=True) as logger:
+        logger.warning("two\nlines and %s", '"quotes"')
+        try:
+            raise ValueError("why")
+        except ValueError:
+            logger.exception("failed")
+
+    first, second = map(json.loads, (tmp_path / "otaserver.log").read_text().splitlines())
+    assert {"time", "level", "message"} == set(first)
+    assert (first["level"], first["message"]) == ("WARNING", 'two\nlines and "quotes"')
+    assert "ValueError: why" in second["traceback"]
+
+
+def test_the_console_gets_the_same_lines(tmp_path: Path) -> None:
+    """What goes to the log goes to the console, in the same format."""
+    console = io.StringIO()
+    with server_log(tmp_path, console=console) as logger:
+        logger.info("hello")
+
+    assert (tmp_path / "otaserver.log").read_text() == console.getvalue()
+
+
+def test_two_servers_of_one_process_have_separate_logs(tmp_path: Path) -> None:
+    """Each server's log is its own, and none goes to Python's root logger."""
+    with server_log(tmp_path / "a") as one, server_log(tmp_path / "b") as two:
+        one.info("one")
+        two.info("two")
+
+    assert (tmp_path / "a" / "otaserver.log").read_text().endswith("one\n")
+    assert (tmp_path / "b" / "otaserver.log").read_text().count("\n") == 1
+
+
+def test_a_log_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    """A file in the folder's place is told by name."""
+    (tmp_path / "file").touch()
+
+    with pytest.raises(ConfigError, match=r"log folder .*/file/logs: Not a directory"):
+        open_server_log(tmp_path / "file" / "logs", as_json=False, console=None)
+    with pytest.raises(ConfigError, match=r"log folder .*/file: File exists"):
+        open_server_log(tmp_path / "file", as_json=False, console=None)
+
+
+def test_a_session_log_has_the_reference_servers_name_and_format(tmp_path: Path) -> None:
+    """`<mcuid>-<dd-mm-yy_HH-MM>.txt` after the start of the session, lines as in the server's log."""
+    write_sessions(tmp_path, session_log(MCUID, "first", "second"))
+
+    assert (tmp_path / NAME).read_text() == (
+        "2026-03-09 07:05:59,250 INFO     first\n2026-03-09 07:05:59,250 INFO     second\n"
+    )
+
+
+def test_sessions_of_the_same_minute_share_a_file(tmp_path: Path) -> None:
+    """The second session of a device within a minute is appended, not written over the first."""
+    write_sessions(tmp_path, session_log(MCUID, "first"), session_log(MCUID, "second", started=STARTED + 0.5))
+    write_sessions(tmp_path, session_log(MCUID, "third"), session_log(MCUID, "later", started=STARTED + 1))
+
+    assert [line.split()[-1] for line in (tmp_path / NAME).read_text().splitlines()] == ["first", "second", "third"]
+    assert (tmp_path / f"{MCUID}-09-03-26_07-06.txt").exists()
+
+
+@pytest.mark.parametrize("mcuid", ["../../etc/passwd", "/absolute", "..", "", "a/b", "a\0b", "x" * 65, "é"])
+def test_a_strange_mcuid_never_leaves_the_folder(tmp_path: Path, mcuid: str) -> None:
+    """Whatever got past all checks, a session log is a plain file in the log folder."""
+    folder = tmp_path / "deep" / "logs"
+    write_sessions(folder, session_log(mcuid))
+
+    assert sorted(path.name for path in folder.iterdir()) == ["otaserver.log", "unnamed-09-03-26_07-05.txt"]
+    assert [folder] == list((tmp_path / "deep").iterdir())
+
+
+def test_a_session_log_has_a_limit(tmp_path: Path) -> None:
+    """Lines beyond the limit are dropped."""
+    write_sessions(tmp_path, session_log(MCUID, *("line",) * (logs_module.SESSION_LINES + 50)))
+
+    assert (tmp_path / NAME).read_text().count("\n") == logs_module.SESSION_LINES
+
+
+def test_a_folder_that_vanished_is_told_once(tmp_path: Path) -> None:
+    """Session logs that cannot be written are one line in the server's log, however many they are."""
+    with server_log(tmp_path) as logger, contextlib.closing(SessionLogs(tmp_path / "gone", logger)) as sessions:
+        for _ in range(5):
+            sessions.write(session_log())
+
+    assert (tmp_path / "otaserver.log").read_text().count("session logs cannot be written") == 1
+
+
+def test_custom_logger_makes_lines_of_what_is_printed(tmp_path: Path) -> None:
+    """It stands in for standard output: each thing printed is a line of the log, at its level."""
+    with server_log(tmp_path) as logger, contextlib.redirect_stdout(CustomLogger(logger, logging.ERROR)):
+        print("printed", 1, sep="\n")
+        print()
+        print("100 %s", end="", flush=True)
+
+    lines = (tmp_path / "otaserver.log").read_text().splitlines()
+    assert [line[24:] for line in lines] == ["ERROR    printed", "ERROR    1", "ERROR    100 %s"]
+
+
+def test_custom_logger_takes_the_reference_servers_arguments(tmp_path: Path) -> None:
+    """`CustomLogger(logger, level).write(message)` works as it did, and returns what a stream would."""
+    with server_log(tmp_path) as logger:
+        custom = CustomLogger(logger, logging.INFO)
+
+        assert (custom.logger, custom.level, custom.write("message\n")) == (logger, logging.INFO, 8)
