@@ -53,8 +53,10 @@ class SRecord:
         count = width + len(self.data) + 1
         if count > MAX_COUNT:
             raise SRecordError(f"{len(self.data)} data bytes do not fit into an S{self.type}")
-        if not 0 <= self.address < 1 << (8 * width):
-            raise SRecordError(f"address {self.address:#010x} does not fit into the {width} bytes of an S{self.type}")
+        if self.address < 0 or max(self.address + 1, self.end) > 1 << (8 * width):
+            raise SRecordError(
+                f"[{self.address:#010x}, {self.end:#010x}) does not fit into the {width} address bytes of an S{self.type}"
+            )
         body = bytes([count]) + self.address.to_bytes(width, "big") + self.data
         return b"S%d%s" % (self.type, (body + bytes([checksum(body)])).hex().upper().encode())
 
