@@ -7,6 +7,7 @@ termination. It warns of what is merely unusual. All readers take bytes: opening
 
 import enum
 import io
+import struct
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,7 +15,7 @@ import bincopy
 import intelhex
 
 from .errors import ImageError, ImageFault, SRecordError
-from .image import FirmwareImage
+from .image import MAX_SPAN, FirmwareImage
 from .srecord import COUNT_TYPES, DATA_TYPES, SRecord, parse
 
 MAX_FILE_SIZE: Final = 64 * 1024 * 1024
@@ -23,7 +24,20 @@ MAX_FILE_SIZE: Final = 64 * 1024 * 1024
 RECORD_SIZE: Final = 16
 """Data bytes per record cut from files that are not S-records: what every known bootloader's line buffer takes."""
 
+MAX_ELF_ENTRIES: Final = 1024
+"""Most segments, and most sections, of an ELF file: firmware has a few dozen."""
+
 _TERMINATION_OF: Final = {1: 9, 2: 8, 3: 7}
+
+_ELF32_LITTLE_ENDIAN: Final = b"\x7fELF\x01\x01\x01"
+_ELF_HEADER: Final = struct.Struct("<16xHHIIIIIHHHHHH")
+_ELF_SEGMENT: Final = struct.Struct("<II8xI12x")
+"""Type, offset and size in the file."""
+_ELF_SECTION: Final = struct.Struct("<4xI8xII16x")
+"""Type, offset and size in the file."""
+_MACHINE_ARM: Final = 40
+_SEGMENT_LOAD: Final = 1
+_SECTION_WITHOUT_BYTES: Final = 8
 
 
 class FileFormat(enum.Enum):
@@ -138,17 +152,19 @@ def load_ihex(data: bytes) -> FirmwareImage:
     try:
         reader.loadhex(io.StringIO(data.decode("ascii")))
     except (intelhex.HexReaderError, UnicodeDecodeError, ValueError) as error:
-        raise ImageError(f"Intel HEX: {error}", fault=ImageFault.UNREADABLE) from error
-    if not any(line.strip().upper() == b":00000001FF" for line in data.splitlines()):
-        raise ImageError("no end-of-file record (:00000001FF): the file may be cut", fault=ImageFault.INCOMPLETE)
+        raise ImageError(
+            f"Intel HEX: {error}", fault=ImageFault.UNREADABLE, line=getattr(error, "line", None)
+        ) from error
+    _check_ihex_end(data)
     return _from_memory((start, bytes(reader.tobinarray(start=start, end=end - 1))) for start, end in reader.segments())
 
 
 def load_elf(data: bytes) -> FirmwareImage:
-    """Read the loadable sections of an ELF file; raises `ImageError`."""
+    """Read the loadable sections of an ELF file for a Cortex-M; raises `ImageError`."""
+    _check_elf(data)
     reader = bincopy.BinFile()
     try:
-        reader.add_elf(data)
+        reader.add_elf(data, overwrite=False)
     except Exception as error:  # the library lets errors of every kind through
         raise ImageError(f"ELF: {error}", fault=ImageFault.UNREADABLE) from error
     return _from_memory((segment.address, bytes(segment.data)) for segment in reader.segments)
@@ -174,7 +190,57 @@ def cut(segments: Iterable[tuple[int, bytes]]) -> tuple[SRecord, ...]:
     return tuple(SRecord(kind, address, data) for address, data in pieces)
 
 
+def _check_ihex_end(data: bytes) -> None:
+    """The library stops at the first end-of-file record, and needs none: refuse what is cut or goes on."""
+    lines = [(number, line) for number, line in enumerate(data.splitlines(), start=1) if line.strip()]
+    ends = [i for i, (_, line) in enumerate(lines) if line[7:9] == b"01"]
+    if not ends:
+        raise ImageError("no end-of-file record (:00000001FF): the file may be cut", fault=ImageFault.INCOMPLETE)
+    if ends[0] + 1 < len(lines):
+        raise ImageError(
+            "a line behind the end-of-file record", fault=ImageFault.BAD_RECORD, line=lines[ends[0] + 1][0]
+        )
+
+
+def _check_elf(data: bytes) -> None:
+    """What the library leaves unchecked: the machine, and whether the file has all that its headers announce."""
+    if data[:7] != _ELF32_LITTLE_ENDIAN or len(data) < _ELF_HEADER.size:
+        raise ImageError("ELF: expected a whole header, 32 bits, little-endian", fault=ImageFault.UNREADABLE)
+    _, machine, _, _, segments_at, sections_at, _, _, segment_size, segments, section_size, sections, _ = (
+        _ELF_HEADER.unpack_from(data)
+    )
+    if machine != _MACHINE_ARM:
+        raise ImageError(f"ELF: machine {machine}, expected {_MACHINE_ARM} (ARM)", fault=ImageFault.UNREADABLE)
+    if (segment_size, section_size) != (_ELF_SEGMENT.size, _ELF_SECTION.size) or not (
+        0 < segments <= MAX_ELF_ENTRIES and 0 < sections <= MAX_ELF_ENTRIES
+    ):
+        raise ImageError(
+            f"ELF: {segments} segments of {segment_size} bytes and {sections} sections of {section_size} in the "
+            f"tables, expected 1 to {MAX_ELF_ENTRIES} of {_ELF_SEGMENT.size} and of {_ELF_SECTION.size}",
+            fault=ImageFault.UNREADABLE,
+        )
+    if max(segments_at + segments * segment_size, sections_at + sections * section_size) > len(data):
+        raise ImageError("ELF: a table ends behind the file: it may be cut", fault=ImageFault.INCOMPLETE)
+    for number in range(sections):
+        kind, offset, size = _ELF_SECTION.unpack_from(data, sections_at + number * section_size)[:3]
+        if kind != _SECTION_WITHOUT_BYTES and offset + size > len(data):
+            raise ImageError(
+                f"ELF: section {number} ends at byte {offset + size} of the {len(data)} in the file: it may be cut",
+                fault=ImageFault.INCOMPLETE,
+            )
+    for number in range(segments):
+        kind, offset, size = _ELF_SEGMENT.unpack_from(data, segments_at + number * segment_size)
+        if kind == _SEGMENT_LOAD and offset + size > len(data):
+            raise ImageError(
+                f"ELF: segment {number} ends at byte {offset + size} of the {len(data)} in the file: it may be cut",
+                fault=ImageFault.INCOMPLETE,
+            )
+
+
 def _from_memory(segments: Iterable[tuple[int, bytes]]) -> FirmwareImage:
+    segments = list(segments)
+    if (size := sum(len(data) for _, data in segments)) > MAX_SPAN:
+        raise ImageError(f"{size} bytes, expected at most {MAX_SPAN}", fault=ImageFault.OUT_OF_RANGE)
     try:
         return FirmwareImage.from_records(cut(segments))
     except SRecordError as error:
