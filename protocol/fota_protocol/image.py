@@ -132,10 +132,10 @@ class FirmwareImage:
         own.
         """
         area = range(vector_base + SEAL_OFFSET, vector_base + SEAL_OFFSET + SEAL_SIZE)
-        if not self.first <= vector_base < area.stop <= self.end:
+        if self.first != vector_base or self.end < area.stop:
             raise ImageError(
-                f"the image is [{self.first:#010x}, {self.end:#010x}), expected one that covers the vector table "
-                f"and the configuration area, [{vector_base:#010x}, {area.stop:#010x})",
+                f"the image is [{self.first:#010x}, {self.end:#010x}), expected one from the vector table "
+                f"to behind the configuration area, [{vector_base:#010x}, {area.stop:#010x})",
                 fault=ImageFault.NOT_SEALABLE,
             )
         present = self.read(area.start, area.stop)
@@ -177,7 +177,7 @@ class FirmwareImage:
             records.append(record)
         for low, high in _runs(sorted(missing)):
             place = next((i for i, r in enumerate(records) if r.address >= high), len(records))
-            kind = self.records[0].type
+            kind = max(record.type for record in self.records)  # whose addresses reach everywhere in the image
             records.insert(place, SRecord(kind, low, new[low - start : high - start]))
         return FirmwareImage.from_records(
             records, header=self.header, start_address=self.start_address, warnings=self.warnings
