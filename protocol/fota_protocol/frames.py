@@ -131,7 +131,7 @@ def read_transfer(buffer: ReceiveBuffer) -> RecordFrame | EndFrame | None:
     data = buffer.peek()
     if data[:1] == b"S":
         count = data[2:4]
-        if not _is_prefix(rb"S[0-9]?[0-9A-Fa-f]{0,2}", data[:4]):
+        if not _is_prefix(rb"S([0-9][0-9A-Fa-f]{0,2})?", data[:4]):
             raise RemoteProtocolError(f"expected an S-record, got {data[:4]!r}")
         if len(count) < 2 or len(data) < (size := 4 + 2 * int(count, 16)):
             return None
