@@ -42,6 +42,11 @@ _EXPECTED: Final = {
 }
 _DECIMAL_SIZE: Final = 25
 _HEX_MAX_SIZE: Final = 64
+_MAX_SIZE: Final = {
+    McuidFormat.DECIMAL25: MAX_IDENTIFICATION_SIZE,
+    McuidFormat.HEX: _HEX_MAX_SIZE + 2,
+}
+"""Longest identification in bytes, `@` and `#` included."""
 
 
 def parse_mcuid(text: str, mcuid_format: McuidFormat) -> Identification:
@@ -65,6 +70,6 @@ def cannot_be_identification(start: bytes, mcuid_format: McuidFormat) -> str | N
     if match.end() < len(start):
         wrong = start[match.end() : match.end() + 1]
         return f"byte {match.end()} is {wrong!r}, expected {_EXPECTED[mcuid_format]} and b'#'"
-    if len(start) >= MAX_IDENTIFICATION_SIZE:
-        return f"no b'#' within {MAX_IDENTIFICATION_SIZE} bytes"
+    if len(start) >= (limit := _MAX_SIZE[mcuid_format]):
+        return f"no b'#' within {limit} bytes, expected {_EXPECTED[mcuid_format]}"
     return None
