@@ -234,7 +234,7 @@ class SimulatedLoop(asyncio.BaseEventLoop):
             """The request has reached the virtual host."""
             server = self._listening.get(port)
             if server is None or not server.is_serving():
-                self._network.post(client.next_due() + self.profile.latency_s, refuse, None)
+                self._network.post(self.time() + self.profile.latency_s, refuse, None)
                 return
             transport = SimulatedTransport(
                 self,

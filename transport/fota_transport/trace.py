@@ -26,7 +26,7 @@ TRACE_LIMIT: Final = 1_048_576
 ENTRY_COST: Final = 128
 """Bytes that an entry is reckoned to cost beyond its data, so that many small ones count too."""
 
-_LINE: Final = re.compile(r" *(\d+\.\d{6})  (->|<-) (\d+) *  (.*)", re.ASCII)
+_LINE: Final = re.compile(r" *(\d+\.\d{6})  (->|<-) (\d{3,}|\d\d |\d  ) (.*)", re.ASCII)
 _ESCAPE: Final = re.compile(r"\\(?:x([0-9a-f]{2})|([\\rnt]))")
 _SHORT: Final = {"\\": "\\", "r": "\r", "n": "\n", "t": "\t"}
 
