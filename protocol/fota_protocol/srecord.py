@@ -55,7 +55,7 @@ class SRecord:
             raise SRecordError(f"{len(self.data)} data bytes do not fit into an S{self.type}")
         if self.address < 0 or max(self.address + 1, self.end) > 1 << (8 * width):
             raise SRecordError(
-                f"[{self.address:#010x}, {self.end:#010x}) does not fit into the {width} address bytes of an S{self.type}"
+                f"[{self.address:#010x}, {self.end:#010x}) is beyond the {width} address bytes of an S{self.type}"
             )
         body = bytes([count]) + self.address.to_bytes(width, "big") + self.data
         return b"S%d%s" % (self.type, (body + bytes([checksum(body)])).hex().upper().encode())

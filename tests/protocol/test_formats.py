@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import bincopy
 import pytest
@@ -195,19 +196,14 @@ def test_header_and_start_address_are_kept() -> None:
 def test_a_count_record_counts_what_precedes_it(kind: int, count: int, good: bool) -> None:
     """S5 and S6 alike."""
     text = srec(SRecord(1, 8, b"x"), SRecord(kind, count), SRecord(9, 0))
-    try:
+    with nullcontext() if good else pytest.raises(ImageError, match=r"^line 2: S. counts"):
         load_srec(text)
-    except ImageError as error:
-        assert not good
-        assert (error.fault, error.line) == (ImageFault.INCOMPLETE, 2)
-    else:
-        assert good
 
 
 @pytest.mark.parametrize("behind", [SRecord(1, 9, b"x"), SRecord(0, 0), SRecord(5, 1), SRecord(9, 0)])
 def test_nothing_follows_the_termination(behind: SRecord) -> None:
     """Two files in one, or one that was put together wrongly."""
-    with pytest.raises(ImageError, match="line 3: an S. behind the termination record"):
+    with pytest.raises(ImageError, match=r"line 3: an S. behind the termination record"):
         load_srec(srec(SRecord(1, 8, b"x"), SRecord(9, 0), behind))
 
 
@@ -383,10 +379,10 @@ def test_any_bytes_are_loaded_or_refused(loader: Loader, data: bytes, start: byt
     """Nothing but `ImageError` comes out of a reader."""
     try:
         image = loader(start + data)
-    except ImageError as error:
-        assert isinstance(error.fault, ImageFault)
-    else:
-        assert image.records
+    except ImageError:
+        return
+
+    assert image.records
 
 
 def test_the_manifest_has_files_of_every_kind() -> None:

@@ -1,5 +1,6 @@
 """Frames, and the readers that cut them out of a byte stream."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
@@ -76,7 +77,7 @@ def outcome(reader: Reader, pieces: Iterable[bytes]) -> tuple[list[Frame], bytes
 
 def pieces_of(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     places = [0, *sorted(cuts), len(data)]
-    return [data[low:high] for low, high in zip(places, places[1:], strict=False)]
+    return [data[low:high] for low, high in itertools.pairwise(places)]
 
 
 def cuts_of(stream: bytes) -> st.SearchStrategy[list[int]]:
