@@ -6,6 +6,7 @@ follows the devices that are under way. A connection that cannot be made is a fa
 
 import asyncio
 import dataclasses
+import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -33,6 +34,9 @@ CONNECT_TIMEOUT: Final = 30.0
 SAMPLE_INTERVAL: Final = 0.2
 """Seconds between two looks at the run."""
 
+TIMELINE_LIMIT: Final = 2_000
+"""Most samples of a report; a longer run keeps every second one, then every fourth, and so on."""
+
 SWEEP_INTERVAL: Final = 0.25
 """Longest time in seconds by which a device's deadline may be overrun."""
 
@@ -59,20 +63,28 @@ async def run_swarm(
     policy: BootPolicy = BootPolicy.SEALED,
     on_progress: Callable[[Sample], None] | None = None,
     keep_flash_of: Collection[str] = (),
+    stop: asyncio.Event | None = None,
 ) -> tuple[SwarmReport, dict[str, Flash]]:
     """Update all of `plans` against a server; returns the report, and the flashes of `keep_flash_of` by MCUID.
 
-    `connect_rate_per_s` spreads the beginnings; None begins as fast as connections can be made. Cancelling it closes
-    every connection.
+    `connect_rate_per_s` spreads the beginnings; None begins as fast as connections can be made. Setting
+    `stop` ends the run early: the report has only the devices that had ended. Cancelling it closes every connection.
     """
     swarm = _Swarm(loop, plans, timings=timings, policy=policy, keep=frozenset(keep_flash_of))
+    run = loop.create_task(swarm.run(host, port, connect_rate_per_s))
     observer = loop.create_task(swarm.observe(on_progress))
+    stopped = loop.create_task((stop or asyncio.Event()).wait())
+    tasks = (run, observer, stopped)
     try:
-        await swarm.connect_all(host, port, connect_rate_per_s)
-        await swarm.finished.wait()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        observer.cancel()
+        ended = [task for task in tasks if task.done()]
+        for task in tasks:
+            task.cancel()
         swarm.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in ended:
+        task.result()  # raises what a progress callback, or a bug, raised
     if on_progress is not None:
         on_progress(swarm.sample())
     return swarm.report(), swarm.kept
@@ -104,6 +116,8 @@ class _Swarm:
         self._records = 0
         self._programmed_bytes = 0
         self._timeline: list[Sample] = []
+        self._timeline_every = 1
+        self._closed = False
         if not plans:
             self.finished.set()
 
@@ -111,7 +125,12 @@ class _Swarm:
         """Seconds since the start of the run."""
         return self.loop.time() - self.began
 
-    async def connect_all(self, host: str, port: int, rate_per_s: float | None) -> None:
+    async def run(self, host: str, port: int, rate_per_s: float | None) -> None:
+        """Connect all devices and wait for the last one to end."""
+        await self._connect_all(host, port, rate_per_s)
+        await self.finished.wait()
+
+    async def _connect_all(self, host: str, port: int, rate_per_s: float | None) -> None:
         slots = asyncio.Semaphore(CONNECTS_AT_ONCE)
         async with asyncio.TaskGroup() as group:
             for number, plan in enumerate(self._plans):
@@ -142,7 +161,7 @@ class _Swarm:
     def done(self, device: "_Device", trouble: str | None = None) -> None:
         """A device is through: judge it and let go of it; `trouble` is why it never had a connection."""
         self.live.pop(device, None)
-        if device.number in self._reports:
+        if self._closed or device.number in self._reports:
             return
         plan, mcu, session = device.plan, device.mcu, device.attempt
         report = mcu.report(
@@ -164,9 +183,13 @@ class _Swarm:
             self.finished.set()
 
     async def observe(self, on_progress: Callable[[Sample], None] | None) -> None:
-        while True:
+        for number in itertools.count():
             sample = self.sample()
-            self._timeline.append(sample)
+            if len(self._timeline) >= TIMELINE_LIMIT:
+                del self._timeline[1::2]
+                self._timeline_every *= 2
+            if number % self._timeline_every == 0:
+                self._timeline.append(sample)
             if on_progress is not None:
                 on_progress(sample)
             await asyncio.sleep(SAMPLE_INTERVAL)
@@ -185,6 +208,8 @@ class _Swarm:
         )
 
     def close(self) -> None:
+        """Drop every connection; devices that were under way have no report."""
+        self._closed = True
         for device in tuple(self.live):
             device.abort()
         self._sweeper.stop()

@@ -6,12 +6,15 @@ The devices are those of the server's registry, or COUNT devices with consecutiv
   fota swarm --server 127.0.0.1:4000 --count 1000 --first-mcuid 0001000000000000000000000 --image app.s19
   fota swarm --server 127.0.0.1:4000 --count 50 --rate 5 --json report.json
 
-Exit code 0 if all were updated (and verified where that could be told), 1 if not.
+Exit code 0 if all were updated (and verified where that could be told), 1 if not, 130 if interrupted by Ctrl-C, after
+a report of what was done so far.
 """
 
 import argparse
 import asyncio
 import itertools
+import signal
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -66,9 +69,12 @@ def run(args: argparse.Namespace) -> int:
     if len(plans) > room:
         raise UsageError(f"{len(plans)} devices, expected at most {room}: this process may not open more connections")
 
-    async def run_all(progress: FleetProgress) -> SwarmReport:
+    async def run_all(progress: FleetProgress) -> tuple[SwarmReport, bool]:
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        loop.add_signal_handler(signal.SIGINT, stop.set)
         report, _ = await run_swarm(
-            asyncio.get_running_loop(),
+            loop,
             host,
             port,
             plans,
@@ -76,15 +82,20 @@ def run(args: argparse.Namespace) -> int:
             connect_rate_per_s=args.rate,
             policy=args.policy,
             on_progress=progress.update,
+            stop=stop,
         )
-        return report
+        return report, stop.is_set()
 
     with FleetProgress(len(plans), args.plain) as progress:
-        report = run_loop(run_all(progress))
+        report, interrupted = run_loop(run_all(progress))
     if args.json is not None:
         write_json(args.json, report.as_json())
     if str(args.json) != "-":
         print(summary(report))
+    if interrupted:
+        ended = report.updated + report.refused + report.failed
+        print(f"fota: interrupted, {report.count - ended} devices had not ended", file=sys.stderr)
+        return exit_codes.INTERRUPTED
     return exit_codes.OK if report.ok else exit_codes.FAILED
 
 
