@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -537,3 +538,29 @@ def test_a_full_kernel_buffer_keeps_order(name: str) -> None:
         return bytes(received)
 
     assert b"".join(pieces) == run(LOOPS[name], main())
+
+
+@pytest.mark.parametrize("name", ["uvloop", "asyncio"])
+def test_sending_into_a_reset_is_no_exception(name: str) -> None:
+    """A connection that broke unnoticed is reported as lost, not raised at the sender."""
+
+    async def main() -> list[object]:
+        loop = asyncio.get_running_loop()
+        sweeper, log = Sweeper(loop, 1.0), Log()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ours = socket.create_connection(listener.getsockname())
+            theirs, _ = listener.accept()
+        ours.setblocking(False)
+        _, face = await loop.create_connection(lambda: Receiving(loop, sweeper, log), sock=ours)
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        for _ in range(3):
+            face.proceed(b"anybody there?")
+        await log.closed.wait()
+        sweeper.stop()
+        return log.entries
+
+    over, error = run(LOOPS[name], main())
+
+    assert over == Over("peer closed")
+    assert error in (ConnectionResetError, BrokenPipeError)

@@ -170,15 +170,15 @@ def test_a_peer_that_hangs_up_before_the_first_bytes_ends_the_session() -> None:
     assert [Over("peer closed")] == seen
 
 
-def test_a_reset_ends_the_session() -> None:
-    """A TCP reset is told to the session as a lost peer."""
+@pytest.mark.parametrize("first", [b"", b"hello"])
+def test_a_reset_ends_the_session(first: bytes) -> None:
+    """A TCP reset, met while reading or while writing, is told as a lost peer."""
     ours, theirs = tcp_pair()
     with ours:
-        ours.write(b"never read", SOON)
+        ours.write(b"never read" * 1_000, SOON)
         theirs.read(SOON)
-        ours.write(b"never read either", SOON)
         theirs.close()
-        seen = pump_and_note(LineSession(SystemClock().monotonic()), ours, first=b"hello")
+        seen = pump_and_note(LineSession(SystemClock().monotonic()), ours, first=first)
 
     assert [Over("peer closed")] == seen
 
