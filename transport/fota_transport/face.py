@@ -111,7 +111,7 @@ class SessionProtocol(asyncio.Protocol, ABC, Generic[SessionT]):
         self._settle()
 
     def send(self, data: bytes) -> None:
-        """Send `data`; it is dropped if the connection is closing."""
+        """Send `data`; it is dropped if the connection is closing or lingers."""
         if self._descriptor >= 0:
             try:
                 sent = os.write(self._descriptor, data)
@@ -121,7 +121,7 @@ class SessionProtocol(asyncio.Protocol, ABC, Generic[SessionT]):
                 return
             self._descriptor = _NO_DESCRIPTOR
             data = data[sent:]
-        if not self.transport.is_closing():
+        if self._close_deadline is None and not self.transport.is_closing():
             self.transport.write(data)
 
     def close(self) -> None:
