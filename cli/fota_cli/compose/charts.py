@@ -30,6 +30,9 @@ STATES: Final[Mapping[str, tuple[str, Callable[[Sample], int]]]] = {
 SHORTEST_STEP_S: Final = 0.05
 """Samples that are closer give no rate: the quotient would be noise."""
 
+RATES: Final = 120
+"""About how many points the line of rates has; more would be a scribble."""
+
 BINS: Final = 24
 """Bars of a histogram."""
 
@@ -62,7 +65,7 @@ def fleet_over_time(timeline: Sequence[Sample]) -> str:
     """Devices by state as stacked areas, and the records per second as a line on an axis of its own."""
     rates = [
         ((before.time_s + after.time_s) / 2, (after.records - before.records) / (after.time_s - before.time_s))
-        for before, after in pairwise(timeline)
+        for before, after in pairwise(timeline[:: max(1, len(timeline) // RATES)])
         if after.time_s - before.time_s >= SHORTEST_STEP_S
     ]
     total = max((sum(count(sample) for _, count in STATES.values()) for sample in timeline), default=0)
@@ -136,8 +139,9 @@ def bars(rows: Sequence[Bar]) -> str:
         top = number * 44.0
         width = x(row.count)
         parts.append(_text(0, top + 14, row.label, "start"))
-        parts.append(f'<rect class="{row.style}" x="0" y="{top + 20:.1f}" width="{max(width, 1):.1f}" height="14"/>')
-        parts.append(_text(width + 8, top + 32, f"{row.count:,}", "start"))
+        if row.count:
+            parts.append(f'<rect class="{row.style}" x="0" y="{top + 20:.1f}" width="{width:.1f}" height="14"/>')
+        parts.append(_text(width + 8 if row.count else 0, top + 32, f"{row.count:,}", "start"))
     return _svg("outcomes", max(44.0 * len(rows), 44.0), "devices by outcome", parts)
 
 

@@ -101,8 +101,7 @@ def render(figures: PageFigures) -> str:
         _section("Outcomes", _outcomes(figures)),
         _section("How long updates took", histogram(durations, marks)),
         _section("Flash of one device", _flash(figures.flash)),
-        _section("Images", _images(figures.images)),
-        _section("Where it ran", _table(figures.environment.items())),
+        _section("What was served, and where", _images(figures.images) + _table(figures.environment.items())),
     ]
     style = "well" if figures.ok else "ill"
     return (
@@ -216,6 +215,7 @@ th, td { padding: .25rem 0; border-bottom: 1px solid var(--line); text-align: le
 th { padding-right: 1rem; font-weight: normal; color: var(--faint); white-space: nowrap; }
 td { overflow-wrap: anywhere; }
 tr:last-child > * { border-bottom: 0; }
+table + table { margin-top: 1rem; }
 svg { display: block; width: 100%; height: auto; margin-top: .3rem; }
 svg text { font-size: 13px; fill: var(--faint); }
 #flash { margin-top: .8rem; }
