@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--keep {args.keep}: it exists already, expected a new folder")
     check_writable(args.keep)
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has SIGHUP ignored
+            signal.signal(number, _interrupt)
     with tempfile.TemporaryDirectory(prefix="fota-demo-") as name:
         folder = Path(name)
         try:

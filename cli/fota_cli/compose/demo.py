@@ -88,7 +88,11 @@ def run_fleet(
             keep_flash_of={plans[-1].mcuid},
         )
 
-    return run_loop(run_all())
+    whole = run_all()
+    try:
+        return run_loop(whole)
+    finally:
+        whole.close()  # an interrupt may come before the loop has taken it
 
 
 def compare_journal(rows: Sequence[JournalRow], report: SwarmReport) -> JournalFigures:
