@@ -109,6 +109,8 @@ def write_ready_file(path: Path, line: str) -> None:
         temporary.write_text(line + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise ConfigError(f"ready file {path}: {error.strerror}") from error
 
 

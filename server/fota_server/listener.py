@@ -91,12 +91,12 @@ class Listener:
             if connection.session.state in (ServerState.IDENTIFYING, ServerState.DECIDING):
                 connection.cut()
         if self._connections:
-            self._logger.info("Stopping: %d updates may go on for %g s", len(self._connections), timeout_s)
+            self._logger.info("Stopping: %d updates may go on for %g s", self._live(), timeout_s)
             self._idle.clear()
             try:
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
             except TimeoutError:
-                self._logger.warning("Stopping: %d updates are cut", len(self._connections))
+                self._logger.warning("Stopping: %d updates are cut", self._live())
         self.cut_all()
         while self._connections:
             await asyncio.sleep(0.01)
@@ -135,6 +135,10 @@ class Listener:
             self._loading[key] = loading
             loading.add_done_callback(functools.partial(self._loaded, key))
         loading.add_done_callback(lambda _: then())
+
+    def _live(self) -> int:
+        """Sessions that go on; further connections only wait for their peers to close."""
+        return sum(connection.session.deadline is not None for connection in self._connections)
 
     def _loaded(self, key: Key, loading: asyncio.Future[FirmwareImage | UnservableError]) -> None:
         del self._loading[key]

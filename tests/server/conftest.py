@@ -131,6 +131,8 @@ class RunningServer:
         self.settings = settings
         self.address = ("", 0)
         self.listener: Listener
+        self.failures: list[dict[str, Any]] = []
+        """What reached the loop's handler of exceptions."""
         self._ready: Future[tuple[str, int]] = Future()
         self._thread = threading.Thread(target=lambda: run(self._serve()), name="server under test")
         self._loop: asyncio.AbstractEventLoop
@@ -148,6 +150,7 @@ class RunningServer:
     def __exit__(self, *_: object) -> None:
         self.ask_to_stop()
         self._thread.join()
+        assert not self.failures
 
     def ask_to_stop(self) -> None:
         """Begin to stop; leaving the block waits for the end."""
@@ -176,6 +179,7 @@ class RunningServer:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(lambda _, context: self.failures.append(context))
         self._stop = asyncio.Event()
         try:
             async with running(self.settings) as (self.listener, address, _):
