@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         with TcpLink.connect(host, port, args.timeout) as link:
             pump(session, link, clock, lambda _: b"", session.start(clock.monotonic()), trace)
-    except LinkLost as error:
+    except (LinkLost, TimeoutError) as error:
         trouble = str(error)
     report = mcu.report(session, image, started_s=0.0, duration_s=clock.monotonic() - began)
     if trouble is not None:

@@ -62,12 +62,12 @@ def run(args: argparse.Namespace) -> int:
     """Run the devices; returns the exit code."""
     host, port = server_address(args.server)
     check_writable(args.json)
-    if args.rate is not None and args.rate <= 0:
+    if args.rate is not None and not args.rate > 0:
         raise UsageError(f"rate {args.rate:g}, expected more than 0 updates per second")
+    if not args.registry:
+        _check_room(args.count or 0)  # before so many plans are made
     plans = _from_registry(args) if args.registry else _numbered(args)
-    room = raise_descriptor_limit() - RESERVED_DESCRIPTORS
-    if len(plans) > room:
-        raise UsageError(f"{len(plans)} devices, expected at most {room}: this process may not open more connections")
+    _check_room(len(plans))
 
     async def run_all(progress: FleetProgress) -> tuple[SwarmReport, bool]:
         loop = asyncio.get_running_loop()
@@ -97,6 +97,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"fota: interrupted, {report.count - ended} devices had not ended", file=sys.stderr)
         return exit_codes.INTERRUPTED
     return exit_codes.OK if report.ok else exit_codes.FAILED
+
+
+def _check_room(count: int) -> None:
+    """Raise `UsageError` if this process may not open `count` connections."""
+    room = raise_descriptor_limit() - RESERVED_DESCRIPTORS
+    if count > room:
+        raise UsageError(f"{count} devices, expected at most {room}: this process may not open more connections")
 
 
 def _numbered(args: argparse.Namespace) -> list[DevicePlan]:

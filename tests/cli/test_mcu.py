@@ -1,0 +1,179 @@
+"""`fota mcu` against a real `fota serve`: one device, its outcome, its files, and messages for bad input."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bincopy
+import pytest
+
+import fota_fixtures
+from fota_cli.compose.server_process import ServerProcess
+from fota_cli.main import main
+from fota_transport.trace import parse as parse_trace
+
+MCUID = "0001000000000000000000000"
+UNSEALED_MCUID = "0001000000000000000000001"
+UNKNOWN_MCUID = "0001999999999999999999999"
+IMAGE = fota_fixtures.path("blink_1.s19")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that knows two devices."""
+    folder = tmp_path_factory.mktemp("server")
+    registry = folder / "devices.txt"
+    registry.write_text(f"{MCUID},blink_1.s19,1A\n{UNSEALED_MCUID},blink_1_unsealed.s19,2\n")
+    options = ["--host", "127.0.0.1", "--port", "0", "--registry", str(registry)]
+    options += ["--firmware", str(IMAGE.parent), "--logs", str(folder / "logs")]
+    with ServerProcess(options, folder) as process:
+        yield f"{process.host}:{process.port}"
+
+
+@pytest.fixture
+def closed_port() -> str:
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+def outcome_of(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What `--json -` printed."""
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_device_is_updated_and_verified(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The outcome has the image's name, which the manifest knows too."""
+    code = main(["mcu", "--server", server, "--mcuid", MCUID, "--image", str(IMAGE), "--json", "-"])
+
+    outcome = outcome_of(capsys)
+    facts = fota_fixtures.fixture("blink_1.s19").image
+    assert facts is not None
+    assert code == 0
+    assert outcome.pop("duration_s") > 0
+    assert outcome == {
+        "outcome": "updated",
+        "reason": None,
+        "detail": "updated",
+        "version": "1A",
+        "records": facts.records,
+        "booted": True,
+        "image_crc": f"{facts.crc32:08X}",
+        "verified": True,
+        "started_s": 0.0,
+        "mcuid": MCUID,
+        "part": "MK60DN512",
+    }
+
+
+def test_flash_that_is_not_the_image_is_a_failure(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server did its part, but not with the firmware that was expected."""
+    other = str(fota_fixtures.path("blink_2.s19"))
+
+    code = main(["mcu", "--server", server, "--mcuid", MCUID, "--image", other])
+
+    assert code == 1
+    assert "flash not as the image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".s19", ".hex", ".bin"])
+def test_dump_is_the_image_to_another_reader(server: str, tmp_path: Path, suffix: str) -> None:
+    """bincopy reads the image's bytes out of every kind of dump, with FF around them."""
+    path = tmp_path / f"flash{suffix}"
+
+    code = main(["mcu", "--server", server, "--mcuid", MCUID, "--dump", str(path)])
+
+    dumped, image = bincopy.BinFile(), bincopy.BinFile(str(IMAGE))
+    if suffix == ".bin":
+        dumped.add_binary_file(str(path), address=0x4000)
+    else:
+        dumped.add_file(str(path))
+    start, end = image.minimum_address, image.maximum_address
+    assert code == 0
+    assert dumped.as_binary(start, end, b"\xff") == image.as_binary(start, end, b"\xff")
+    assert not dumped.as_binary(end, 0x80000, b"\xff").strip(b"\xff")
+
+
+def test_trace_has_the_whole_conversation(server: str, tmp_path: Path) -> None:
+    """From the identification, with the digits behind it, to the ack of the end frame."""
+    path = tmp_path / "wire.trace"
+
+    main(["mcu", "--server", server, "--mcuid", MCUID, "--suffix", "0141", "--trace", str(path)])
+
+    entries = parse_trace(path.read_text())
+    assert entries[0].data == b"@%s0141#" % MCUID.encode()
+    assert [entry.data for entry in entries[-2:]] == [b"@1A##", b"@"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--no-verdict-ack", "--part", "TWR-K60D100M", "--policy", "none"]])
+def test_unknown_device_is_refused(server: str, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    """Exit code 1, and nothing in flash."""
+    code = main(["mcu", "--server", server, "--mcuid", UNKNOWN_MCUID, "--json", "-", *arguments])
+
+    outcome = outcome_of(capsys)
+    assert code == 1
+    assert (outcome["outcome"], outcome["reason"], outcome["image_crc"]) == ("refused", None, None)
+
+
+@pytest.mark.parametrize(("policy", "code"), [("sealed", 1), ("vectors", 0), ("none", 0)])
+def test_policy_decides_about_an_image_without_seal(server: str, policy: str, code: int) -> None:
+    """A device that asks for a seal does not ack the end."""
+    assert main(["mcu", "--server", server, "--mcuid", UNSEALED_MCUID, "--policy", policy]) == code
+
+
+def test_server_that_is_not_there_is_a_failed_device(closed_port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No traceback: an outcome, with its reason."""
+    code = main(["mcu", "--server", closed_port, "--mcuid", MCUID, "--json", "-"])
+
+    outcome = outcome_of(capsys)
+    assert code == 1
+    assert (outcome["outcome"], outcome["reason"], outcome["verified"]) == ("failed", "connection", None)
+
+
+def test_server_that_does_not_answer_is_a_failed_device(capsys: pytest.CaptureFixture[str]) -> None:
+    """A full listen queue leaves a connection pending until the time-out."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        address = listener.getsockname()
+        with socket.create_connection(address):
+            code = main(
+                ["mcu", "--server", f"127.0.0.1:{address[1]}", "--mcuid", MCUID, "--timeout", "0.5", "--json", "-"]
+            )
+
+    outcome = outcome_of(capsys)
+    assert code == 1
+    assert outcome["outcome"] == "failed"
+    assert outcome["reason"] in ("connection", "timeout")  # some systems queue one connection more
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--server", "nowhere"], "HOST:PORT"),
+        (["--server", "127.0.0.1:0"], "HOST:PORT"),
+        (["--server", "127.0.0.1:99999"], "HOST:PORT"),
+        (["--mcuid", "12G4"], "12G4"),
+        (["--mcuid", ""], "MCUID"),
+        (["--suffix", "12x"], "12x"),
+        (["--part", "MK99"], "MK60DN512"),
+        (["--timeout", "0"], "more than 0"),
+        (["--timeout", "nan"], "more than 0"),
+        (["--image", "missing.s19"], "missing.s19"),
+        (["--image", str(fota_fixtures.path("bad_checksum.s19"))], "line"),
+        (["--dump", "flash.elf"], ".s19"),
+        (["--json", "no/such/folder/out.json"], "no/such/folder"),
+    ],
+)
+def test_bad_input_is_a_message_and_exit_code_2(
+    closed_port: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """What came and what was expected; nothing was tried."""
+    code = main(["mcu", "--server", closed_port, "--mcuid", MCUID, *arguments])
+
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.err.startswith("fota: ")
+    assert message in printed.err
+    assert printed.out == ""

@@ -1,0 +1,149 @@
+"""`fota swarm` against a real `fota serve`: many devices, a report, exit codes, and Ctrl-C."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+import fota_fixtures
+from fota_cli.compose.server_process import ServerProcess
+from fota_cli.main import main
+
+IMAGES: Final = (fota_fixtures.path("blink_1.s19"), fota_fixtures.path("blink_2.s19"))
+COUNT: Final = 20
+FIRST: Final = 1000000000000000000000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the registry lies."""
+    folder = tmp_path_factory.mktemp("server")
+    lines = [f"{FIRST + i:025d},{IMAGES[i % 2].name},{i:X}" for i in range(COUNT)]
+    (folder / "devices.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[str]:
+    """The address of a server that knows twenty devices, with two images in turn."""
+    options = ["--host", "127.0.0.1", "--port", "0", "--registry", str(folder / "devices.txt")]
+    options += ["--firmware", str(IMAGES[0].parent), "--logs", str(folder / "logs")]
+    with ServerProcess(options, folder) as process:
+        yield f"{process.host}:{process.port}"
+
+
+def test_numbered_devices_take_the_images_in_turn(server: str, tmp_path: Path) -> None:
+    """All updated, each flash verified against its own image."""
+    path = tmp_path / "report.json"
+    images = [argument for image in IMAGES for argument in ("--image", str(image))]
+
+    code = main(["swarm", "--server", server, "--count", str(COUNT), *images, "--json", str(path)])
+
+    report = json.loads(path.read_text())
+    assert code == 0
+    assert (report["count"], report["updated"], report["verified"], report["failures"]) == (COUNT, COUNT, COUNT, {})
+    assert [device["version"] for device in report["devices"]] == [f"{i:X}" for i in range(COUNT)]
+    assert len({device["image_crc"] for device in report["devices"]}) == 2
+
+
+def test_devices_of_the_registry_are_verified_against_its_files(
+    server: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing but the server's own registry and folder need be named."""
+    registry, firmware = str(folder / "devices.txt"), str(IMAGES[0].parent)
+
+    code = main(["swarm", "--server", server, "--registry", registry, "--firmware", firmware])
+
+    assert code == 0
+    assert f"{COUNT} of {COUNT} updated" in capsys.readouterr().out
+
+
+def test_wrong_image_is_found_in_every_flash(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Half of the devices were given the other image."""
+    code = main(["swarm", "--server", server, "--count", str(COUNT), "--image", str(IMAGES[0]), "--json", "-"])
+
+    report = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert (report["updated"], report["verified"], report["not_verified"]) == (COUNT, COUNT // 2, COUNT // 2)
+
+
+def test_unknown_devices_are_refused(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that the registry has are updated all the same."""
+    code = main(["swarm", "--server", server, "--count", str(COUNT + 5), "--plain"])
+
+    printed = capsys.readouterr()
+    assert code == 1
+    assert f"{COUNT} of {COUNT + 5} updated, 5 refused, 0 failed" in printed.out
+    assert f"{COUNT}/{COUNT + 5} updated" in printed.err
+
+
+def test_no_server_is_many_failed_devices(capsys: pytest.CaptureFixture[str]) -> None:
+    """No traceback, and the reason once for all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+    code = main(["swarm", "--server", address, "--count", "50"])
+
+    assert code == 1
+    assert "50 x connection" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
+def test_interrupted_run_says_what_was_done(server: str, tmp_path: Path) -> None:
+    """Ctrl-C: a report of the devices that were through, exit code 130, no traceback."""
+    path = tmp_path / "report.json"
+    command = [sys.executable, "-m", "fota_cli", "swarm", "--server", server, "--count", str(COUNT), "--rate", "0.5"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [*command, "--json", str(path), "--plain"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        first_line = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+
+    report = json.loads(path.read_text())
+    ended = report["updated"] + report["refused"] + report["failed"]
+    assert process.returncode == 130
+    assert "updated" in first_line
+    assert f"interrupted, {COUNT - ended} devices had not ended" in err
+    assert f"of {COUNT} updated" in out
+    assert "Traceback" not in err
+    assert ended < COUNT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--count"),
+        (["--count", "0"], "at least 1"),
+        (["--count", "100000000"], "at most"),
+        (["--count", "5", "--first-mcuid", "12"], "25 decimal digits"),
+        (["--count", "5", "--first-mcuid", "9" * 25], "25 digits"),
+        (["--count", "5", "--rate", "0"], "more than 0"),
+        (["--count", "5", "--rate", "nan"], "more than 0"),
+        (["--count", "5", "--image", "missing.s19"], "missing.s19"),
+        (["--registry", "missing.txt"], "missing.txt"),
+    ],
+)
+def test_bad_input_is_a_message_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """What came and what was expected, before anything is connected."""
+    code = main(["swarm", "--server", "127.0.0.1:4000", *arguments])
+
+    printed = capsys.readouterr()
+    assert code == 2
+    assert printed.err.startswith("fota: ")
+    assert message in printed.err
