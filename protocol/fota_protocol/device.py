@@ -108,7 +108,7 @@ _S, _I = DeviceState, DeviceInput
 _ENDS: Final = {_I.UNEXPECTED: _S.CLOSED, _I.TIMED_OUT: _S.CLOSED, _I.PEER_CLOSED: _S.CLOSED}
 
 TRANSITIONS: Final[Mapping[DeviceState, Mapping[DeviceInput, DeviceState]]] = {
-    _S.IDLE: {_I.START: _S.IDENTIFIED, _I.PEER_CLOSED: _S.CLOSED},
+    _S.IDLE: {_I.START: _S.IDENTIFIED, _I.UNEXPECTED: _S.CLOSED, _I.PEER_CLOSED: _S.CLOSED},
     _S.IDENTIFIED: {_I.ALLOWED: _S.UPDATING, _I.DENIED: _S.CLOSED, **_ENDS},
     _S.UPDATING: {_I.COMPLETED: _S.FINISHED, _I.REJECTED: _S.CLOSED, _I.DENIED: _S.CLOSED, **_ENDS},
     _S.FINISHED: {_I.TIMED_OUT: _S.CLOSED, _I.PEER_CLOSED: _S.CLOSED},
@@ -260,6 +260,9 @@ class DeviceSession:
 
     def _receive(self, data: bytes, now: float) -> bytes:
         if self.state in (DeviceState.FINISHED, DeviceState.CLOSED):
+            return b""
+        if self.state is DeviceState.IDLE:
+            self._fail(DeviceInput.UNEXPECTED, now, Failure.PROTOCOL, f"{data[:40]!r} before the identification")
             return b""
         if self._buffer is None:
             self._buffer = ReceiveBuffer(RECEIVE_LIMIT)
