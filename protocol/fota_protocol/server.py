@@ -341,8 +341,9 @@ class ServerSession:
         self._since, self._limit = now, limit
 
     def _close(self, happened: ServerInput, now: float, status: Status, detail: str) -> None:
-        self._cut_in_record = self.state is ServerState.SENDING
+        cut_in_record = self.state is ServerState.SENDING
         self._move(happened, now, 0.0)
+        self._cut_in_record = cut_in_record
         self._buffer = None
         self.outcome = Closed(status, detail)
         self.events += (self.outcome,)
