@@ -78,6 +78,7 @@ def test_readme_begins_with_the_two_commands() -> None:
 @pytest.mark.parametrize(
     ("command", "page", "heading"),
     [
+        ("demo", "README.md", "## The demo"),
         ("serve", "docs/server.md", "## Options"),
         ("mcu", "docs/simulator.md", "## One device"),
         ("swarm", "docs/simulator.md", "## Thousands"),
