@@ -83,10 +83,10 @@ class Pair:
 
 
 PAIRS: Final = (
-    Pair("C server, C fleet", False, False),
-    Pair("our server, C fleet", True, False),
-    Pair("C server, our fleet", False, True),
-    Pair("our server, our fleet", True, True),
+    Pair("C, C", False, False),
+    Pair("ours, C", True, False),
+    Pair("C, ours", False, True),
+    Pair("ours, ours", True, True),
 )
 
 
@@ -100,6 +100,8 @@ class Measurement:
     records: int
     seconds: float
     connect_seconds: float
+    server_cpu_s: float
+    fleet_cpu_s: float
     server_rss_bytes: int | None
     fleet_rss_bytes: int | None
 
@@ -124,6 +126,9 @@ class Row:
     ratio: float
     ratio_low: float
     ratio_high: float
+    server_cpu_us: float
+    """Processor time of the server for one record, in microseconds, the kernel's work for it included."""
+    fleet_cpu_us: float
     server_bytes_per_connection: float | None
     fleet_bytes_per_device: float | None
 
@@ -233,7 +238,7 @@ def run_pair(bench: Bench, pair: Pair, count: int, number: int, records: int, fi
         else:
             folder = None
             server, port = stack.enter_context(c_server(bench, image))
-        rss_before = _memory(server.pid, "VmRSS")
+        rss_before, cpu_before = _memory(server.pid, "VmRSS"), _cpu_seconds(server.pid)
         fleet = [str(port), str(count), str(FIRST_ID)]
         if pair.our_fleet:
             command = [sys.executable, str(HERE / "fleet.py"), *fleet, str(image)]
@@ -242,6 +247,7 @@ def run_pair(bench: Bench, pair: Pair, count: int, number: int, records: int, fi
             command = [str(bench.c_fleet), *fleet, str(PAIR_DEADLINE)]
         result = _fleet_result(command, pair)
         server_rss = _memory(server.pid, "VmHWM") - rss_before
+        server_cpu = _cpu_seconds(server.pid) - cpu_before
         if folder is not None:
             _stop(server)
             _check_journal(folder, count)
@@ -254,6 +260,8 @@ def run_pair(bench: Bench, pair: Pair, count: int, number: int, records: int, fi
         result["records"],
         result["seconds"],
         result["connect_seconds"],
+        server_cpu,
+        result["user_seconds"] + result["system_seconds"],
         server_rss if pair.our_server else None,
         result["rss_bytes"] if pair.our_fleet else None,
     )
@@ -345,6 +353,12 @@ def _memory(pid: int, field: str) -> int:
     raise BenchmarkError(f"/proc/{pid}/status: no {field}")
 
 
+def _cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used so far, its own and the kernel's for it."""
+    after_name = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(after_name[11]) + int(after_name[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextlib.contextmanager
 def _pinned(wanted: bool) -> Iterator[None]:
     """Keep this process and those it starts on one core: a single connection measures wake-ups otherwise."""
@@ -401,6 +415,8 @@ def summarize(measurements: Sequence[Measurement]) -> list[Row]:
                     statistics.median(ratios),
                     min(ratios),
                     max(ratios),
+                    statistics.median(1e6 * m.server_cpu_s / m.records for m in of_pair),
+                    statistics.median(1e6 * m.fleet_cpu_s / m.records for m in of_pair),
                     _per_head([m.server_rss_bytes for m in of_pair], count),
                     _per_head([m.fleet_rss_bytes for m in of_pair], count),
                 )
@@ -413,20 +429,21 @@ def _per_head(sizes: Sequence[int | None], count: int) -> float | None:
     return statistics.median(known) / count if known else None
 
 
-HEADINGS: Final = ("conns", "pair", "records/s", "x C", "low", "high", "KiB/conn", "KiB/MCU")
+HEADINGS: Final = ("conns", "server, fleet", "records/s", "x C", "range", "srv µs", "fleet µs", "KiB/conn", "KiB/MCU")
 
 
 def cells(row: Row) -> tuple[str, ...]:
     """A row as text; memory of a handful of connections says nothing about one."""
     sizes = (row.server_bytes_per_connection, row.fleet_bytes_per_device)
     memory = ("-" if size is None or row.connections < 100 else f"{size / 1024:.1f}" for size in sizes)
-    ratios = (f"{ratio:.2f}" for ratio in (row.ratio, row.ratio_low, row.ratio_high))
-    return (f"{row.connections:,}", row.pair, f"{row.records_per_s:,.0f}", *ratios, *memory)
+    ratios = (f"{row.ratio:.2f}", f"{row.ratio_low:.2f}-{row.ratio_high:.2f}")
+    cpu = (f"{row.server_cpu_us:.1f}", f"{row.fleet_cpu_us:.1f}")
+    return (f"{row.connections:,}", row.pair, f"{row.records_per_s:,.0f}", *ratios, *cpu, *memory)
 
 
 def table(rows: Sequence[Row]) -> Table:
     """The rows for a terminal."""
-    shown = Table(*HEADINGS, title="Stop-and-wait over loopback, medians", box=SIMPLE)
+    shown = Table(*HEADINGS, box=SIMPLE, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
     for column in (0, *range(2, len(HEADINGS))):
         shown.columns[column].justify = "right"
     for last, row in zip([*rows[1:], None], rows, strict=True):
