@@ -72,7 +72,7 @@ def test_readme_begins_with_the_two_commands() -> None:
     """The first two blocks of shell are what a newcomer and CI run; there is no third."""
     found = blocks(text_of("README.md"), "sh")
 
-    assert [re.split(r"&& \S+/", block.strip())[-1] for block in found] == ["fota demo", "tox"]
+    assert ["fota demo", "tox"] == [re.split(r"&& \S+/", block.strip())[-1] for block in found]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_registry_example_is_read_without_a_problem(tmp_path: Path) -> None:
     registry = TextRegistry(path)
 
     assert not registry.problems
-    assert len(registry) == 3
+    assert 3 == len(registry)
 
 
 def test_sqlite_example_adds_a_device(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_journal_queries_answer_what_they_are_said_to(tmp_path: Path) -> None:
     journal.add(journal_row(now, "2" * 25, Status.TIMEOUT_CONNECTION, "silent"))
     journal.add(journal_row(0.0, "1" * 25, Status.CONNECTION_LOST, "long ago"))
     journal.close()
-    assert len(read_journal(path)) == 4
+    assert 4 == len(read_journal(path))
     database = sqlite3.connect(path)
 
     counted = database.execute(outcomes).fetchall()
@@ -232,7 +232,7 @@ def test_journal_queries_answer_what_they_are_said_to(tmp_path: Path) -> None:
     database.close()
 
     assert {("SUCCESSFUL", 1, 2.0), ("CONNECTION_LOST", 1, 2.0), ("TIMEOUT_CONNECTION", 1, 2.0)} == set(counted)
-    assert never == [("2" * 25, 2, 3, "silent")]
+    assert [("2" * 25, 2, 3, "silent")] == never
 
 
 def test_conformance_page_lists_every_verdict() -> None:
@@ -277,7 +277,7 @@ def test_dependencies_page_lists_every_dependency() -> None:
     documented = [codes(name)[0] for section in sections for name, *_ in rows(text_of("docs/dependencies.md", section))]
 
     assert {re.split(r"[^\w-]", one)[0] for one in asked} == set(documented)
-    assert len(set(documented)) == len(documented)
+    assert len(documented) == len(set(documented))
 
 
 def resolve(dotted: str) -> Any:
