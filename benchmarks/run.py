@@ -429,7 +429,7 @@ def _per_head(sizes: Sequence[int | None], count: int) -> float | None:
     return statistics.median(known) / count if known else None
 
 
-HEADINGS: Final = ("conns", "pair", "records/s", "x C", "range", "srv µs", "fleet µs", "KiB/conn", "KiB/MCU")
+HEADINGS: Final = ("conns", "pair", "rec./s", "x C", "range", "srv µs", "MCU µs", "KiB/conn", "KiB/MCU")
 
 
 def cells(row: Row) -> tuple[str, ...]:
