@@ -35,7 +35,7 @@ RECEIVE_LIMIT: Final = 4 * MAX_RECORD_SIZE
 
 @dataclass(frozen=True, slots=True)
 class DeviceTimings:
-    """How long a device waits, in seconds."""
+    """How long a device waits, in seconds (`protocol.md` section 4)."""
 
     verdict: float = 60.0
     """From the identification to the answer."""

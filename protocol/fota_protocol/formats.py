@@ -1,8 +1,8 @@
 """Firmware files: S-records by our own reader, which keeps their order; Intel HEX, ELF and raw binary by libraries.
 
-The reader of S-records refuses what cannot be served whole (`protocol.md` 4): a line that is no record, overlaps that
-differ, a missing termination record (the file may be cut), a record count that does not match, data behind the
-termination. It warns of what is merely unusual. All readers take bytes: opening files is for applications.
+The reader of S-records refuses what cannot be served whole (`protocol.md` section 5): a line that is no record,
+overlaps that differ, a missing termination record (the file may be cut), a record count that does not match, data
+behind the termination. It warns of what is merely unusual. All readers take bytes: opening files is for applications.
 """
 
 import enum

@@ -1,4 +1,4 @@
-"""Frames, and the readers that cut a byte stream into them.
+"""Frames (`protocol.md` section 1), and the readers that cut a byte stream into them.
 
 Framing is a byte stream: TCP may split or join frames anywhere. Which frame a byte belongs to depends on the state of
 the session: `@4#` is a verdict, and a prefix of the end frame `@4##`. So there is one reader per state, each a function

@@ -1,4 +1,4 @@
-"""MCUIDs: who a device says it is, in the two formats that are in the field."""
+"""MCUIDs: who a device says it is, in the two formats that are in the field (`protocol.md` section 2)."""
 
 import enum
 import re

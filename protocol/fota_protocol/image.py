@@ -149,7 +149,10 @@ class FirmwareImage:
         return unsealed._with_bytes(area.start, Seal(self.first, self.size, crc).encode())
 
     def pack(self, sector_size: int) -> "FirmwareImage":
-        """The same bytes in few S3 records: up to 248 bytes, cut at phrases, never across a hole or a sector."""
+        """The same bytes in few S3 records, for slow links (`protocol.md` section 9).
+
+        Records hold up to 248 bytes, end at phrases, and never cross a hole or a sector of `sector_size` bytes.
+        """
         records = []
         for segment in self.segments:
             start = segment.start

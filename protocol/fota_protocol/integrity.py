@@ -1,4 +1,4 @@
-"""What tells a good image from a bad one: the image CRC, the seal and the vectors.
+"""What tells a good image from a bad one: the image CRC, the seal and the vectors (`protocol.md` section 6).
 
 The *image CRC* names an image in every report. The *seal* lets a device check the flash against the image without being
 told a CRC on the wire: it sits where Kinetis tools expect it, in the bootloader configuration area. *Vectors* are what

@@ -5,11 +5,11 @@ Theory of operation. `receive`, `timeout` and the owner's calls return what to s
 `Closed` it closes the connection. The common case, one ack that asks for one more record, is the first branch of
 `receive` and allocates nothing.
 
-The handshake. Revision B devices ack `@4#`, most of revision A do not, and an ack does not say what it acknowledges. A
-session that went on without that ack is *unsure*: the device may be one ack ahead until the end. Two things settle it:
-two acks that arrive together when one frame was out (acks of `@4#` and of the record behind it), and one more ack in
-the grace after the end frame's. Silence in that grace means that there was none to come; a close means that nobody
-knows (`UNCONFIRMED`).
+The handshake (`protocol.md` section 3). Revision B devices ack `@4#`, most of revision A do not, and an ack does not say
+what it acknowledges. A session that went on without that ack is *unsure*: the device may be one ack ahead until the
+end. Two things settle it: two acks that arrive together when one frame was out (acks of `@4#` and of the record behind
+it), and one more ack in the grace after the end frame's. Silence in that grace means that there was none to come; a
+close means that nobody knows (`UNCONFIRMED`).
 """
 
 import enum
@@ -37,7 +37,7 @@ class Handshake(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ServerTimings:
-    """How long a server session waits, in seconds."""
+    """How long a server session waits, in seconds (`protocol.md` section 4)."""
 
     identification: float = 30.0
     """From the connection to a complete identification (revision A: `TIMEOUT`)."""

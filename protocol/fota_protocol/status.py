@@ -4,7 +4,7 @@ import enum
 
 
 class Status(enum.IntEnum):
-    """Status of a server session; 0 to 10 are revision A's numbers (`protocol.md` of the seed), the rest are ours."""
+    """Status of a server session; 0 to 10 are revision A's numbers, the rest are ours (`protocol.md` section 7)."""
 
     SUCCESSFUL = 0
     """Every frame was acknowledged."""
