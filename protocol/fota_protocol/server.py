@@ -5,8 +5,8 @@ Theory of operation. `receive`, `timeout` and the owner's calls return what to s
 `Closed` it closes the connection. The common case, one ack that asks for one more record, is the first branch of
 `receive` and allocates nothing.
 
-The handshake (`protocol.md` section 3). Revision B devices ack `@4#`, most of revision A do not, and an ack does not say
-what it acknowledges. A session that went on without that ack is *unsure*: the device may be one ack ahead until the
+The handshake (`protocol.md` section 3). Revision B devices ack `@4#`, most of revision A do not, and an ack does not
+say what it acknowledges. A session that went on without that ack is *unsure*: the device may be one ack ahead until the
 end. Two things settle it: two acks that arrive together when one frame was out (acks of `@4#` and of the record behind
 it), and one more ack in the grace after the end frame's. Silence in that grace means that there was none to come; a
 close means that nobody knows (`UNCONFIRMED`).

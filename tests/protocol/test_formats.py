@@ -273,6 +273,14 @@ def test_an_elf_section_that_ends_behind_the_file_is_refused() -> None:
         load_elf(bytes(data))
 
 
+def test_an_elf_segment_that_ends_behind_the_file_is_refused() -> None:
+    """Its sections alone may all be there."""
+    data = bytearray(read("blink_1.elf"))
+    struct.pack_into("<I", data, 52 + 16, 100_000)
+    with pytest.raises(ImageError, match="segment 0 ends at byte 100084 of the 2620"):
+        load_elf(bytes(data))
+
+
 def test_elf_sections_that_overlap_are_refused() -> None:
     """Which of the two would be right, nobody knows."""
     data = bytearray(read("blink_1.elf"))
