@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 
 import fota_fixtures
+from fota_cli.main import main
 from fota_server.journal import read_journal
 
 MCUID: Final = "0001100023593110965955141"
@@ -384,40 +385,60 @@ def test_an_occupied_port_is_a_message(site: Site) -> None:
     assert re.search(rf"^fota: cannot listen on 127\.0\.0\.1:{port}: .*in use", message, re.MULTILINE)
 
 
+NOWHERE: Final = "x" * 70
+"""A host that nobody can listen on: what should have failed before then fails here, and serves nothing."""
+
+BAD_INPUT: Final = [
+    (["-db", "{0}/none.txt"], "fota: registry {0}/none.txt: No such file or directory, expected a text file with"),
+    (["-db", "{0}"], "fota: registry {0}: Is a directory"),
+    (["-pbf", "{0}/none"], "fota: firmware folder {0}/none: no such folder"),
+    (["-lp", "{0}/devices2update.txt"], "fota: log folder {0}/devices2update.txt: File exists"),
+    (["--journal", "{0}/none/j.sqlite"], "fota: journal {0}/none/j.sqlite: unable to open database file"),
+    (["--journal", "{0}/bin/blink_1.s19"], "fota: journal {0}/bin/blink_1.s19: file is not a database, expected"),
+    (["--config", "{0}/none.toml"], "fota: configuration {0}/none.toml: No such file or directory"),
+    (["--config", "{0}/bad.toml"], "fota: configuration {0}/bad.toml: unknown setting 'prot', expected one of"),
+    ([], f"fota: cannot listen on {NOWHERE}:0: "),
+    (["--port", "70000"], "fota: port 70000, expected 0 to 65535"),
+    (["--port", "-1"], "fota: port -1, expected 0 to 65535"),
+    (["--port", "http"], "argument -p/--port: invalid int value: 'http'"),
+    (["--limit", "0"], "fota: limit 0, expected at least 1"),
+    (["--ack-timeout", "0"], "fota: ack-timeout 0, expected more than 0 and at most 86400 s"),
+    (["--grace", "nan"], "fota: grace nan, expected more than 0"),
+    (["--stop-timeout", "long"], "argument --stop-timeout: invalid float value: 'long'"),
+    (["--handshake", "maybe"], "argument --handshake: 'maybe', expected one of wait, immediate, auto"),
+    (["--log-format", "xml"], "argument --log-format: 'xml', expected one of text, json"),
+    (["--mcuid-format", "dec"], "argument --mcuid-format: 'dec', expected one of decimal25, hex"),
+    (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    (["--reg", "x"], "unrecognized arguments: --reg x"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD_INPUT)
+def test_bad_input_is_a_message_and_exit_code_2(
+    site: Site, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    """What is wrong, where, and what was expected; nothing is served and nothing is printed as ready."""
+    (site.folder / "bad.toml").write_text("prot = 1\n")
+    try:
+        code = main(["serve", *site.options, "--host", NOWHERE, *(option.format(site.folder) for option in options)])
+    except SystemExit as error:  # argparse's own way out
+        code = int(str(error.code))
+    out, err = capsys.readouterr()
+
+    assert (code, out) == (2, "")
+    assert message.format(site.folder) in err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-db", "{0}/none.txt"], "fota: registry {0}/none.txt: No such file or directory, expected a text file with"),
-        (["-db", "{0}"], "fota: registry {0}: Is a directory"),
-        (["-pbf", "{0}/none"], "fota: firmware folder {0}/none: no such folder"),
-        (["-lp", "{0}/devices2update.txt"], "fota: log folder {0}/devices2update.txt: File exists"),
-        (["--journal", "{0}/none/j.sqlite"], "fota: journal {0}/none/j.sqlite: unable to open database file"),
-        (["--journal", "{0}/bin/blink_1.s19"], "fota: journal {0}/bin/blink_1.s19: file is not a database, expected"),
-        (["--ready-file", "{0}/none/ready"], "fota: ready file {0}/none/ready: No such file or directory"),
-        (["--config", "{0}/none.toml"], "fota: configuration {0}/none.toml: No such file or directory"),
-        (
-            ["--config", "{0}/bad.toml"],
-            "fota: configuration {0}/bad.toml: unknown setting 'prot', expected one of",
-        ),
-        (["--host", "x" * 70], f"fota: cannot listen on {'x' * 70}:0: "),
+        (["-db", "{0}/none.txt"], "fota: registry {0}/none.txt: No such file or directory"),
         (["--port", "70000"], "fota: port 70000, expected 0 to 65535"),
-        (["--port", "-1"], "fota: port -1, expected 0 to 65535"),
-        (["--port", "http"], "argument -p/--port: invalid int value: 'http'"),
-        (["--limit", "0"], "fota: limit 0, expected at least 1"),
-        (["--ack-timeout", "0"], "fota: ack-timeout 0, expected more than 0 and at most 86400 s"),
-        (["--grace", "nan"], "fota: grace nan, expected more than 0"),
-        (["--stop-timeout", "long"], "argument --stop-timeout: invalid float value: 'long'"),
-        (["--handshake", "maybe"], "argument --handshake: 'maybe', expected one of wait, immediate, auto"),
-        (["--log-format", "xml"], "argument --log-format: 'xml', expected one of text, json"),
-        (["--mcuid-format", "dec"], "argument --mcuid-format: 'dec', expected one of decimal25, hex"),
-        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
-        (["--reg", "x"], "unrecognized arguments: --reg x"),
+        (["--ready-file", "{0}/none/ready"], "fota: ready file {0}/none/ready: No such file or directory"),
     ],
 )
-def test_bad_input_is_a_message_and_exit_code_2(site: Site, options: list[str], message: str) -> None:
-    """What is wrong, where, and what was expected; nothing is served and nothing is printed as ready."""
-    (site.folder / "bad.toml").write_text("prot = 1\n")
-
+def test_a_process_that_cannot_start_ends_without_a_traceback(site: Site, options: list[str], message: str) -> None:
+    """So it is for the whole process, before it listens and afterwards."""
     assert message.format(site.folder) in fail(*site.options, *(option.format(site.folder) for option in options))
 
 
