@@ -48,6 +48,7 @@ class SessionProtocol(asyncio.Protocol, ABC, Generic[SessionT]):
     """Drives one session over one connection; derive from it and fill in the hooks.
 
     `sweeper` must belong to `loop`; it calls `timeout` when the session's deadline has passed.
+    A session whose `receive` ends it must say so by an event: that is what the hot path looks at.
     """
 
     __slots__ = (
@@ -174,7 +175,7 @@ class SessionProtocol(asyncio.Protocol, ABC, Generic[SessionT]):
         out = session.receive(data, self._now())
         if out:
             self.send(out)
-        if session.events or session.deadline is None:
+        if session.events:  # a session that ends says so; asking for its deadline each time would cost a call
             self._settle()
 
     def pause_writing(self) -> None:
