@@ -67,21 +67,22 @@ class Flash:
         "_base",
         "_open",
         "_pool",
+        "_programmed_bytes",
         "_sectors",
         "_tail",
         "_tail_end",
+        "_unit_rest",
         "erase_counts",
         "part",
-        "programmed_units",
     )
 
     def __init__(self, part: Part, pool: SectorPool, contents: Mapping[int, bytes] = MappingProxyType({})) -> None:
         self.part = part
         self.erase_counts: dict[int, int] = {}
         """How often each sector was erased, by its index: wear."""
-        self.programmed_units = 0
-        """Program units written since it was made."""
+        self._programmed_bytes = 0
         self._pool = pool
+        self._unit_rest = part.program_unit - 1  # the bits of an address within a unit
         self._sectors: dict[int, bytes] = {index: pool.share(sector) for index, sector in contents.items()}
         self._open = bytearray()
         # The open sector: its address, where what was programmed ends, and the sector's own end. The buffer ends at
@@ -89,6 +90,11 @@ class Flash:
         self._base = _NO_SECTOR
         self._tail = _NO_SECTOR
         self._tail_end = _NO_SECTOR
+
+    @property
+    def programmed_units(self) -> int:
+        """Program units written since it was made."""
+        return self._programmed_bytes // self.part.program_unit
 
     @property
     def sectors(self) -> tuple[int, ...]:
@@ -114,13 +120,13 @@ class Flash:
         Raises `FlashError` when address or length are not whole units, the data cross a sector or leave the flash.
         """
         end = address + len(data)
-        unit = self.part.program_unit
-        if address == self._tail and end <= self._tail_end and not (address | end) % unit:
+        if address == self._tail and end <= self._tail_end and not end & self._unit_rest:
             # Right behind everything programmed since this sector was erased, so there is nothing to AND with.
             self._open += data
             self._tail = end
-            self.programmed_units += len(data) // unit
+            self._programmed_bytes += len(data)
             return
+        unit = self.part.program_unit
         self._check(address, len(data))
         if (address | end) % unit:
             raise FlashError(
@@ -133,7 +139,7 @@ class Flash:
         offset = address - self._base
         for i, byte in enumerate(data, start=offset):
             self._open[i] &= byte
-        self.programmed_units += len(data) // unit
+        self._programmed_bytes += len(data)
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes of [start, end); raises `FlashError` outside the flash."""
