@@ -52,6 +52,22 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+def demo_in_mid_update(folder: Path) -> tuple[subprocess.Popen[str], int]:
+    """A demo that has said how far it is, and the process id of its server."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "fota_cli", "demo", "--count=800"],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stderr is not None
+    server = int(child.stderr.readline().partition("(pid ")[2].partition(")")[0])
+    assert "/800 updated" in child.stderr.readline()
+    return child, server
+
+
 def test_demo_updates_and_verifies_every_device(tmp_path: Path) -> None:
     """Without more options than a count it ends well, says so, and leaves a page and nothing else."""
     done = run_demo(tmp_path)
@@ -88,16 +104,7 @@ def test_demo_draws_its_devices_from_the_seed() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C, or SIGTERM, in mid-update stops the server and removes its folder."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "fota_cli", "demo", "--count=800"],
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stderr is not None
-    server = int(child.stderr.readline().partition("(pid ")[2].partition(")")[0])
-    assert "/800 updated" in child.stderr.readline()
+    child, server = demo_in_mid_update(tmp_path)
 
     child.send_signal(number)
     _, printed = child.communicate(timeout=TIMEOUT)
@@ -107,6 +114,19 @@ def test_an_interrupted_demo_leaves_nothing_behind(number: signal.Signals, tmp_p
     assert not is_alive(server)
     assert [] == list((tmp_path / "temporary").iterdir())
     assert not (tmp_path / "fota-demo.html").exists()
+
+
+def test_a_demo_that_went_ill_says_so(tmp_path: Path) -> None:
+    """When the server dies under its devices, the exit code is 1, and page and summary tell what came of them."""
+    child, server = demo_in_mid_update(tmp_path)
+
+    os.kill(server, signal.SIGKILL)
+    printed, _ = child.communicate(timeout=TIMEOUT)
+
+    assert exit_codes.FAILED == child.returncode
+    assert "x connection lost" in printed
+    assert '<header class="ill">' in (tmp_path / "fota-demo.html").read_text(encoding="utf-8")
+    assert [] == list((tmp_path / "temporary").iterdir())
 
 
 def test_a_demo_whose_server_does_not_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,6 +218,7 @@ tr:last-child > * { border-bottom: 0; }
 table + table { margin-top: 1rem; }
 svg { display: block; width: 100%; height: auto; margin-top: .3rem; }
 svg text { font-size: 13px; fill: var(--faint); }
+@media (max-width: 560px) { svg text { font-size: 16px; } }
 #flash { margin-top: .8rem; }
 #flash text { font: 12px ui-monospace, monospace; }
 .axis { stroke: var(--faint); }
