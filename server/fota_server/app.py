@@ -48,7 +48,16 @@ async def running(
         session_logs = SessionLogs(settings.logs, logger)
         stack.callback(session_logs.close)
         store = FirmwareStore(settings.firmware, allow_unterminated=settings.allow_unterminated)
-        service = UpdateService(registry, store, journal, session_logs, logger, handshake=settings.handshake, wall=wall)
+        service = UpdateService(
+            registry,
+            store,
+            journal,
+            session_logs,
+            logger,
+            handshake=settings.handshake,
+            mcuid_format=settings.mcuid_format,
+            wall=wall,
+        )
         limit = settings.limit or max(1, raise_descriptor_limit() - RESERVED_DESCRIPTORS)
         listener = Listener(
             loop,

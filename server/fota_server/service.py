@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from fota_protocol.identity import Identification
+from fota_protocol.identity import Identification, McuidFormat
 from fota_protocol.image import FirmwareImage
 from fota_protocol.server import Handshake, ServerSession
 from fota_protocol.status import Status
@@ -72,6 +72,7 @@ class UpdateService:
         logger: logging.Logger,
         *,
         handshake: Handshake,
+        mcuid_format: McuidFormat = McuidFormat.DECIMAL25,
         wall: Callable[[], float],
     ) -> None:
         self._registry = registry
@@ -80,6 +81,7 @@ class UpdateService:
         self._session_logs = session_logs
         self._logger = logger
         self._handshake = handshake
+        self._mcuid_format = mcuid_format
         self._wall = wall
         self._live: dict[str, Claimant] = {}
         self._acks_verdict: OrderedDict[str, bool] = OrderedDict()
@@ -124,6 +126,8 @@ class UpdateService:
         self.log(note, f"Image {image.crc32:08X}: {len(image.records)} records, {image.size} bytes")
         for warning in image.warnings:
             self.log(note, warning, logging.WARNING)
+        if self._mcuid_format is McuidFormat.HEX and not entry.version.isdecimal():
+            self.log(note, f"version {entry.version}: revision B clients end on decimal digits only", logging.WARNING)
         return Offer(entry, image, entry.handshake or self._handshake, self._acks_verdict.get(mcuid))
 
     def ended(self, note: SessionNote, session: ServerSession, claimant: Claimant) -> None:

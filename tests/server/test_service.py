@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from tests.server.conftest import MCUID, OTHER_MCUID, Site
 
-from fota_protocol.identity import Identification
+from fota_protocol.identity import Identification, McuidFormat
 from fota_protocol.server import Handshake, ServerSession
 from fota_protocol.status import Status
 from fota_server import service as service_module
@@ -216,3 +216,29 @@ def test_every_end_is_a_row(site: Site) -> None:
         second.peer,
         second.duration_s,
     )
+
+
+def test_a_version_with_letters_is_warned_of_where_devices_are_of_revision_b(site: Site) -> None:
+    """Revision B's client takes only decimal digits for the end of its update."""
+    logger = logging.Logger("service")
+    site.logs.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        site.registry.write_text("AB,blink_1.s19,1A\n")
+        registry = stack.enter_context(contextlib.closing(open_registry(site.registry, mcuid_format=McuidFormat.HEX)))
+        journal = stack.enter_context(contextlib.closing(Journal(site.logs / "journal.sqlite", logger)))
+        logs = stack.enter_context(contextlib.closing(SessionLogs(site.logs, logger)))
+        service = UpdateService(
+            registry,
+            FirmwareStore(site.firmware),
+            journal,
+            logs,
+            logger,
+            handshake=Handshake.AUTO,
+            mcuid_format=McuidFormat.HEX,
+            wall=lambda: 1_000.0,
+        )
+
+        note, _ = come(service, Owner(), "AB")
+
+        assert note.log is not None
+        assert any("revision B" in message for _, _, message in note.log.lines)
