@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -145,6 +146,7 @@ class Bench:
 def main() -> int:
     args = _parser().parse_args()
     progress = Console(stderr=True)
+    before = Cores.now()
     try:
         with tempfile.TemporaryDirectory(prefix="fota-bench-") as folder:
             bench = compile_reference(Path(folder))
@@ -153,8 +155,9 @@ def main() -> int:
     except BenchmarkError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return CANNOT_TEST
-    rows, facts = summarize(measurements), machine_facts(args.rounds, args.quick)
+    rows, facts = summarize(measurements), machine_facts(args.rounds, args.quick, before, Cores.now())
     Console().print(table(rows))
+    print(disturbance(facts))
     if args.json is not None:
         document = {
             "facts": facts,
@@ -451,17 +454,51 @@ def table(rows: Sequence[Row]) -> Table:
     return shown
 
 
-def machine_facts(rounds: int, quick: bool) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """What all cores have done so far, in seconds of one core."""
+
+    clock: float
+    busy: float
+    """In processes, ours and others."""
+    stolen: float
+    """Taken by the host of a virtual machine."""
+    ours: float
+    """In this process and in those it started and has waited for."""
+
+    @classmethod
+    def now(cls) -> "Cores":
+        """As the system tells it."""
+        user, nice, system, _, _, _, _, stolen = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9])
+        tick = os.sysconf("SC_CLK_TCK")
+        own = os.times()
+        ours = own.user + own.system + own.children_user + own.children_system
+        return cls(time.monotonic(), (user + nice + system) / tick, stolen / tick, ours)
+
+
+def disturbance(facts: dict[str, Any]) -> str:
+    """How much else the machine did; ratios of a busy machine say little, whoever wins."""
+    return (
+        f"While it ran, other processes took {facts['others_share']:.0%} of the cores' time, "
+        f"the machine's host {facts['stolen_share']:.0%}."
+    )
+
+
+def machine_facts(rounds: int, quick: bool, before: Cores, after: Cores) -> dict[str, Any]:
     """What the numbers depend on."""
+    cores = len(os.sched_getaffinity(0))
+    available = (after.clock - before.clock) * cores
+    others = after.busy - before.busy - (after.ours - before.ours)
     compiler = subprocess.run(["cc", "--version"], capture_output=True, text=True, check=True, timeout=10)
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rounds": rounds,
         "quick": quick,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores,
         "processor": _processor(),
         "kernel": platform.release().partition("-")[0],
-        "load_average": os.getloadavg()[0],
+        "others_share": max(0.0, others / available),
+        "stolen_share": (after.stolen - before.stolen) / available,
         "python": platform.python_version(),
         "uvloop": version("uvloop"),
         "k60-fota": version("k60-fota"),
@@ -481,7 +518,7 @@ def markdown(rows: Sequence[Row], facts: dict[str, Any]) -> str:
     lines = [
         f"Measured {facts['date']}: {facts['cores']} cores ({facts['processor']}), Linux {facts['kernel']}, "
         f"Python {facts['python']}, uvloop {facts['uvloop']}, {facts['cc']}; {facts['rounds']} rounds"
-        f"{', --quick' if facts['quick'] else ''}; load average at the end {facts['load_average']:.1f}.",
+        f"{', --quick' if facts['quick'] else ''}. {disturbance(facts)}",
         "",
         f"| {' | '.join(HEADINGS)} |",
         f"| {' | '.join('---' if i == 1 else '---:' for i in range(len(HEADINGS)))} |",
