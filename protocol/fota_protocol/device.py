@@ -105,6 +105,7 @@ class DeviceInput(enum.Enum):
 
 
 _S, _I = DeviceState, DeviceInput
+_UPDATING: Final = DeviceState.UPDATING  # looking a member up costs more than the rest of a record (Python 3.11)
 _ENDS: Final = {_I.UNEXPECTED: _S.CLOSED, _I.TIMED_OUT: _S.CLOSED, _I.PEER_CLOSED: _S.CLOSED}
 
 TRANSITIONS: Final[Mapping[DeviceState, Mapping[DeviceInput, DeviceState]]] = {
@@ -171,6 +172,7 @@ class DeviceSession:
         "_target_finish",
         "_target_write",
         "_timings",
+        "completed_at",
         "events",
         "identification",
         "outcome",
@@ -195,6 +197,8 @@ class DeviceSession:
         """How it ended; set as soon as it is certain, None until then."""
         self.records = 0
         """Records acknowledged."""
+        self.completed_at: float | None = None
+        """When the image was found good; the server may close much later."""
         self._target_write = target.write
         self._target_finish = target.finish
         self._known = cache.get
@@ -219,7 +223,7 @@ class DeviceSession:
 
     def receive(self, data: bytes, now: float) -> bytes:
         """Take what the server sent; returns acks to send."""
-        if self._buffer is None and self.state is DeviceState.UPDATING:
+        if self._buffer is None and self.state is _UPDATING:
             record = self._known(data)
             if record is not None:
                 try:
@@ -306,6 +310,7 @@ class DeviceSession:
                             self._target_finish(version)
                         except RecordRejected as error:
                             raise RecordRejected(f"end frame: {error}", reason=error.reason) from error
+                        self.completed_at = now
                         self.outcome = Outcome(Result.UPDATED, "updated", version=normal_version(version))
                         self._move(DeviceInput.COMPLETED, now, self._timings.frame)
                         return ACK

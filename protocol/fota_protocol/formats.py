@@ -18,7 +18,7 @@ from .errors import ImageError, ImageFault, SRecordError
 from .image import MAX_SPAN, FirmwareImage
 from .srecord import COUNT_TYPES, DATA_TYPES, SRecord, parse
 
-MAX_FILE_SIZE: Final = 64 * 1024 * 1024
+MAX_FILE_SIZE: Final = 8 * 1024 * 1024
 """Largest firmware file in bytes: a bound on memory, far beyond any Kinetis."""
 
 RECORD_SIZE: Final = 16

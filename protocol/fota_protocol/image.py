@@ -14,7 +14,7 @@ from .integrity import SEAL_OFFSET, SEAL_SIZE, Seal, image_crc32, read_seal, sea
 from .parts import Part
 from .srecord import DATA_TYPES, SRecord
 
-MAX_SPAN: Final = 16 * 1024 * 1024
+MAX_SPAN: Final = 4 * 1024 * 1024
 """Most bytes from an image's first to its last address: beyond any Kinetis, and a bound on memory."""
 
 PACKED_SIZE: Final = 248

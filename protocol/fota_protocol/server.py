@@ -35,6 +35,13 @@ class Handshake(enum.Enum):
     """Waits for the ack for a grace, then goes on without it."""
 
 
+PAUSE: Final = 0.3
+"""Seconds between `@4#` and the first record for a device that is known not to ack `@4#`.
+
+Not 0: a device that compares one read with `@4#` must not find a record behind it (D5).
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class ServerTimings:
     """How long a server session waits, in seconds (`protocol.md` section 4)."""
@@ -85,6 +92,7 @@ class ServerInput(enum.Enum):
 
 
 _S, _I = ServerState, ServerInput
+_SENDING: Final = ServerState.SENDING  # looking a member up costs more than the rest of an ack (Python 3.11)
 _ENDS: Final = {_I.TIMED_OUT: _S.CLOSED, _I.PEER_CLOSED: _S.CLOSED, _I.ABANDON: _S.CLOSED}
 
 TRANSITIONS: Final[Mapping[ServerState, Mapping[ServerInput, ServerState]]] = {
@@ -187,7 +195,7 @@ class ServerSession:
 
     def receive(self, data: bytes, now: float) -> bytes:
         """Take what the device sent; returns what to send."""
-        if data == ACK and self.state is ServerState.SENDING:
+        if data == ACK and self.state is _SENDING:
             sent = self._next
             if sent < self._count:
                 self._next = sent + 1
@@ -219,12 +227,17 @@ class ServerSession:
         self._buffer = None
         if early:
             return self._unexpected(f"{early[:40]!r} behind the identification, before any frame", now)
-        if handshake is Handshake.IMMEDIATE or (handshake is Handshake.AUTO and acks_verdict is False):
+        if handshake is Handshake.IMMEDIATE:
             self._unsure = True
             return ALLOW + self._go_on(ServerInput.GO, now)
-        waits_for_certain = handshake is Handshake.WAIT or acks_verdict is True
-        self._unsure = not waits_for_certain
-        self._move(ServerInput.OFFER, now, self._timings.ack if waits_for_certain else self._timings.grace)
+        self._unsure = handshake is Handshake.AUTO and acks_verdict is not True
+        if not self._unsure:
+            wait = self._timings.ack
+        elif acks_verdict is False:
+            wait = min(PAUSE, self._timings.grace)
+        else:
+            wait = self._timings.grace
+        self._move(ServerInput.OFFER, now, wait)
         return ALLOW
 
     def deny(self, status: Status, detail: str, now: float) -> bytes:

@@ -91,7 +91,7 @@ def test_the_sessions_of_these_tests_are_where_they_should_be(state: ServerState
         (WAIT, False, b"@4#", [FRAMES[0], FRAMES[1], FRAMES[2], END, b""]),
         (AUTO, None, b"@4#", [FRAMES[0], FRAMES[1], FRAMES[2], END, b""]),
         (AUTO, True, b"@4#", [FRAMES[0], FRAMES[1], FRAMES[2], END, b""]),
-        (AUTO, False, b"@4#" + FRAMES[0], [FRAMES[1], FRAMES[2], END, b"", b""]),
+        (AUTO, False, b"@4#", [FRAMES[0], FRAMES[1], FRAMES[2], END, b""]),
         (IMMEDIATE, None, b"@4#" + FRAMES[0], [FRAMES[1], FRAMES[2], END, b"", b""]),
         (IMMEDIATE, True, b"@4#" + FRAMES[0], [FRAMES[1], FRAMES[2], END, b"", b""]),
     ],
