@@ -58,7 +58,10 @@ async def running(
             mcuid_format=settings.mcuid_format,
             wall=wall,
         )
-        limit = settings.limit or max(1, raise_descriptor_limit() - RESERVED_DESCRIPTORS)
+        room = max(1, raise_descriptor_limit() - RESERVED_DESCRIPTORS)
+        limit = settings.limit or room
+        if limit > room:
+            raise ConfigError(f"limit {limit}, expected at most {room}: this process may not open more connections")
         listener = Listener(
             loop,
             service,

@@ -4,6 +4,7 @@
     * ConfigError        a setting is not as it must be
     * RegistryError      the registry cannot be read at all, or written
     * UnservableError    one device cannot be served, and why (with the status of its session)
+        * TemporaryError     …at this moment; it may try again
     * JournalError       the journal cannot be opened
     * ListenError        the address cannot be listened on
 """
@@ -37,3 +38,7 @@ class UnservableError(ServerError):
     def __init__(self, message: str, *, status: Status) -> None:
         super().__init__(message)
         self.status = status
+
+
+class TemporaryError(UnservableError):
+    """One device cannot be served at this moment, through no fault of its entry or file; it may try again."""

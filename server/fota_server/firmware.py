@@ -8,7 +8,7 @@ import os
 import stat
 from collections import OrderedDict
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from fota_protocol.errors import ImageError, ImageFault, UnknownPartError
 from fota_protocol.formats import MAX_FILE_SIZE, load
@@ -17,7 +17,7 @@ from fota_protocol.parts import DEFAULT_PART
 from fota_protocol.parts import part as find_part
 from fota_protocol.status import Status
 
-from .errors import UnservableError
+from .errors import TemporaryError, UnservableError
 from .registry import RegistryEntry
 
 CACHE_BYTES: Final = 256 * 1024 * 1024
@@ -32,8 +32,19 @@ _STATUS: Final = {
     ImageFault.NOT_SEALABLE: Status.INVALID_CODE_CHUNK,
 }
 
-Key = tuple[str, int, int, bool, str | None]
-"""What makes an image: path, time of change in ns, size in bytes, packed, part."""
+
+class Key(NamedTuple):
+    """What makes an image. A file that was replaced differs in `inode` or `changed_ns` at least."""
+
+    filename: str
+    path: str
+    device: int
+    inode: int
+    modified_ns: int
+    changed_ns: int
+    size: int
+    pack: bool
+    part: str | None
 
 
 class FirmwareStore:
@@ -56,7 +67,17 @@ class FirmwareStore:
             ) from error
         if not stat.S_ISREG(status.st_mode):
             raise UnservableError(f"firmware {entry.filename}: not a file", status=Status.MISSED_FILENAME)
-        return str(path), status.st_mtime_ns, status.st_size, entry.pack, entry.part
+        return Key(
+            filename=str(path.relative_to(self._folder)).encode("utf-8", "backslashreplace").decode(),
+            path=str(path),
+            device=status.st_dev,
+            inode=status.st_ino,
+            modified_ns=status.st_mtime_ns,
+            changed_ns=status.st_ctime_ns,
+            size=status.st_size,
+            pack=entry.pack,
+            part=entry.part,
+        )
 
     def cached(self, key: Key) -> FirmwareImage | None:
         """The image if it was loaded before; raises `UnservableError` if it was and cannot be served."""
@@ -70,32 +91,36 @@ class FirmwareStore:
 
     def read(self, key: Key) -> FirmwareImage | UnservableError:
         """Read and check the file; blocks, touches no state of the store, and may run in another thread."""
-        path, _, _, pack, part_name = key
-        name = os.path.relpath(path, self._folder)
+        name, part_name = key.filename, key.part
         try:
-            with open(path, "rb") as file:
+            with open(key.path, "rb") as file:
                 data = file.read(MAX_FILE_SIZE + 1)
             image = load(data, allow_unterminated=self._allow_unterminated)
             part = find_part(part_name or DEFAULT_PART)
             if part_name is not None:
                 image.check_fits(part)
-            return image.pack(part.sector_size) if pack else image
+            return image.pack(part.sector_size) if key.pack else image
         except OSError as error:
-            return UnservableError(f"firmware {name}: {error.strerror}", status=Status.UNABLE_BUFFERING_CODE)
+            return TemporaryError(f"firmware {name}: {error.strerror}", status=Status.UNABLE_BUFFERING_CODE)
         except ImageError as error:
             return UnservableError(f"firmware {name}: {error}", status=_STATUS[error.fault])
         except UnknownPartError as error:
             return UnservableError(f"firmware {name}: {error}", status=Status.UNPROPER_FILE_FORMAT)
 
     def remember(self, key: Key, found: FirmwareImage | UnservableError) -> None:
-        """Keep what `read` returned, and forget what was used least recently when it gets too much."""
+        """Keep what `read` returned, and forget what was used least recently when it gets too much.
+
+        What could not be read at that moment is not kept.
+        """
+        if isinstance(found, TemporaryError):
+            return
         if key not in self._images:
-            self._sizes += key[2]
+            self._sizes += key.size
         self._images[key] = found
         self._images.move_to_end(key)
         while self._sizes > CACHE_BYTES and len(self._images) > 1:
             forgotten, _ = self._images.popitem(last=False)
-            self._sizes -= forgotten[2]
+            self._sizes -= forgotten.size
 
     def _path(self, filename: str) -> Path:
         if "\0" in filename:

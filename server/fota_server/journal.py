@@ -131,7 +131,7 @@ class Journal:
             except BaseException:
                 self._database.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as error:
+        except Exception as error:  # this thread must not end: later rows would be lost as well
             self._logger.error("journal: %d rows lost: %s", len(rows), error)
 
 

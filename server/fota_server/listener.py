@@ -13,7 +13,7 @@ from fota_protocol.status import Status
 from fota_transport.face import SessionProtocol
 from fota_transport.sweeper import Sweeper
 
-from .errors import ListenError, UnservableError
+from .errors import ListenError, TemporaryError, UnservableError
 from .firmware import Key
 from .registry import RegistryEntry
 from .service import SessionNote, UpdateService
@@ -63,7 +63,7 @@ class Listener:
         shortest = min(timings.identification, timings.ack, timings.end_ack, timings.grace)
         self._sweeper = Sweeper(loop, min(SWEEP_INTERVAL, shortest / 4))
         self._connections: dict[Connection, None] = {}
-        self._loading: dict[Key, asyncio.Future[FirmwareImage | UnservableError]] = {}
+        self._waiting: dict[Key, list[Callable[[FirmwareImage | UnservableError], None]]] = {}
         self._server: asyncio.Server | None = None
         self._stopping = False
         self._refused = 0
@@ -127,27 +127,27 @@ class Listener:
         if not self._connections:
             self._idle.set()
 
-    def load(self, key: Key, then: Callable[[], None]) -> None:
-        """Load an image beside the loop, once for all who wait for it, and call each one's `then`."""
-        loading = self._loading.get(key)
-        if loading is None:
-            loading = self.loop.run_in_executor(None, self.service.store.read, key)
-            self._loading[key] = loading
-            loading.add_done_callback(functools.partial(self._loaded, key))
-        loading.add_done_callback(lambda _: then())
+    def load(self, key: Key, then: Callable[[FirmwareImage | UnservableError], None]) -> None:
+        """Load an image beside the loop, once for all who wait for it, and call each one's `then` with what came."""
+        waiting = self._waiting.setdefault(key, [])
+        waiting.append(then)
+        if len(waiting) == 1:
+            reading = self.loop.run_in_executor(None, self.service.store.read, key)
+            reading.add_done_callback(functools.partial(self._loaded, key))
 
     def _live(self) -> int:
         """Sessions that go on; further connections only wait for their peers to close."""
         return sum(connection.session.deadline is not None for connection in self._connections)
 
-    def _loaded(self, key: Key, loading: asyncio.Future[FirmwareImage | UnservableError]) -> None:
-        del self._loading[key]
+    def _loaded(self, key: Key, reading: asyncio.Future[FirmwareImage | UnservableError]) -> None:
         try:
-            found = loading.result()
+            found = reading.result()
         except Exception as error:  # whatever a file can do to a parser is that file's fault
-            self._logger.exception("firmware %s", key[0], exc_info=error)
+            self._logger.error("firmware %s", key.filename, exc_info=error)
             found = UnservableError("firmware: cannot be read", status=Status.UNABLE_BUFFERING_CODE)
         self.service.store.remember(key, found)
+        for then in self._waiting.pop(key):
+            then(found)
 
 
 class Connection(SessionProtocol[ServerSession]):
@@ -171,9 +171,13 @@ class Connection(SessionProtocol[ServerSession]):
             case Identified(identification):
                 try:
                     entry, key = self._listener.service.identified(self._note, identification)
-                    return self._decide(entry, key)
+                    image = self._listener.service.cached(key)
                 except UnservableError as error:
-                    return self.session.deny(error.status, str(error), self._now())
+                    return self._refuse(error)
+                self._listener.service.claim(entry, self)
+                if image is not None:
+                    return self._offer(entry, image)
+                self._listener.load(key, functools.partial(self._loaded, entry))
             case Closed():
                 self._listener.service.ended(self._note, self.session, self)
         return b""
@@ -197,20 +201,19 @@ class Connection(SessionProtocol[ServerSession]):
         self.session.abandon(Status.SERVER_STOPPED, "the server stopped", self._now())
         self.proceed(b"")
 
-    def _decide(self, entry: RegistryEntry, key: Key) -> bytes:
-        image = self._listener.service.cached(key)
-        if image is None:
-            self._listener.load(key, lambda: self._loaded(entry, key))
-            return b""
+    def _offer(self, entry: RegistryEntry, image: FirmwareImage) -> bytes:
         offer = self._listener.service.offer(self._note, entry, image, self)
         return self.session.allow(
             image.frames, entry.version, self._now(), handshake=offer.handshake, acks_verdict=offer.acks_verdict
         )
 
-    def _loaded(self, entry: RegistryEntry, key: Key) -> None:
-        if self.session.state is not ServerState.DECIDING:
-            return  # gone in the meantime
-        try:
-            self.proceed(self._decide(entry, key))
-        except UnservableError as error:
-            self.proceed(self.session.deny(error.status, str(error), self._now()))
+    def _refuse(self, error: UnservableError) -> bytes:
+        """`@0#` is for what lasts; where the device may try again, it gets a close and no frame."""
+        if isinstance(error, TemporaryError):
+            self.session.abandon(error.status, str(error), self._now())
+            return b""
+        return self.session.deny(error.status, str(error), self._now())
+
+    def _loaded(self, entry: RegistryEntry, found: FirmwareImage | UnservableError) -> None:
+        if self.session.state is ServerState.DECIDING:  # and not gone in the meantime
+            self.proceed(self._refuse(found) if isinstance(found, UnservableError) else self._offer(entry, found))

@@ -4,11 +4,13 @@ A session's lines gather in memory and are appended to its file when it ends, so
 them is the work of a thread of its own: a slow disk must not hold up the loop.
 """
 
+import contextlib
 import json
 import logging
 import logging.handlers
 import queue
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -38,12 +40,17 @@ class CustomLogger:
     def __init__(self, logger: logging.Logger, level: int) -> None:
         self.logger = logger
         self.level = level
+        self._writing = False
 
     def write(self, message: str) -> int:
         """Log `message`, unless it is only the white space that `print` writes apart."""
         text = message.rstrip()
-        if text:
-            self.logger.log(self.level, text)
+        if text and not self._writing:
+            self._writing = True  # what a handler prints of its own trouble must not come back to it
+            try:
+                self.logger.log(self.level, "%s", text)
+            finally:
+                self._writing = False
         return len(message)
 
     def flush(self) -> None:
@@ -61,20 +68,44 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line)
 
 
+class _Quiet(logging.Handler):
+    """A handler that cannot write does without: a full disk or a closed terminal stops no update.
+
+    The trouble is said once, where standard error was when the process began.
+    """
+
+    _said = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by `logging` while the error is handled."""
+        if not self._said:
+            self._said = True
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                print(f"fota: the log cannot be written: {sys.exc_info()[1]}", file=sys.__stderr__)
+
+
+class ServerLogHandler(_Quiet, logging.handlers.TimedRotatingFileHandler):
+    """The server log's file."""
+
+
+class ConsoleHandler(_Quiet, logging.StreamHandler[TextIO]):
+    """The server log's copy for whoever started the server."""
+
+
 def open_server_log(folder: Path, *, as_json: bool, console: TextIO | None) -> logging.Logger:
     """The server's log in `folder`, copied to `console` where there is one; raises `ConfigError`."""
     formatter = JsonFormatter() if as_json else logging.Formatter(FORMAT)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = logging.handlers.TimedRotatingFileHandler(
-            folder / SERVER_LOG, when="midnight", backupCount=BACKUPS, encoding="utf-8"
+        file = ServerLogHandler(
+            folder / SERVER_LOG, when="midnight", backupCount=BACKUPS, encoding="utf-8", errors="backslashreplace"
         )
     except OSError as error:
         raise ConfigError(f"log folder {folder}: {error.strerror}") from error
     logger = logging.Logger(f"otaserver:{folder}", logging.INFO)  # not in the global tree: a process may run several
     handlers: list[logging.Handler] = [file]
     if console is not None:
-        handlers.append(logging.StreamHandler(console))
+        handlers.append(ConsoleHandler(console))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)
@@ -134,9 +165,11 @@ class SessionLogs:
             name = log.mcuid if _SAFE_NAME.fullmatch(log.mcuid) else "unnamed"
             stamp = time.strftime("%d-%m-%y_%H-%M", time.localtime(log.started_at))
             try:
-                with (self._folder / f"{name}-{stamp}.txt").open("a", encoding="utf-8") as file:
+                with (self._folder / f"{name}-{stamp}.txt").open(
+                    "a", encoding="utf-8", errors="backslashreplace"
+                ) as file:
                     file.writelines(self._line(*line) for line in log.lines)
-            except OSError as error:
+            except Exception as error:  # this thread must not end: later logs would be lost as well
                 self._complain(f"session logs cannot be written: {error}")
 
     def _line(self, at: float, level: int, message: str) -> str:

@@ -21,6 +21,9 @@ from .journal import Journal, JournalRow
 from .logs import SessionLog, SessionLogs
 from .registry import Registry, RegistryEntry
 
+PROBLEMS_LOGGED: Final = 20
+"""Most problems of a registry that are logged one by one."""
+
 REMEMBERED: Final = 200_000
 """Most devices of which it is remembered whether they ack `@4#`."""
 
@@ -114,14 +117,19 @@ class UpdateService:
         """The firmware store."""
         return self._store
 
+    def claim(self, entry: RegistryEntry, claimant: Claimant) -> None:
+        """Make `claimant` the session of the device, and close an older one: the newest wins."""
+        older = self._live.get(entry.mcuid)
+        if older is not claimant:
+            if older is not None:
+                older.supersede()
+            self._live[entry.mcuid] = claimant
+
     def offer(self, note: SessionNote, entry: RegistryEntry, image: FirmwareImage, claimant: Claimant) -> Offer:
         """Claim the device for `claimant`, closing an older session of it, and say what it gets."""
         note.image = image
         mcuid = entry.mcuid
-        older = self._live.get(mcuid)
-        if older is not None and older is not claimant:
-            older.supersede()
-        self._live[mcuid] = claimant
+        self.claim(entry, claimant)
         self.log(note, f"Allowing update to {mcuid}: {entry.filename}, version {entry.version}")
         self.log(note, f"Image {image.crc32:08X}: {len(image.records)} records, {image.size} bytes")
         for warning in image.warnings:
@@ -144,6 +152,24 @@ class UpdateService:
         if status is Status.SUCCESSFUL and entry is not None:
             self._updated.add((entry.mcuid, entry.filename, entry.version))
         sent = 0 if image is None else sum(map(len, image.frames[: session.records_sent]))
+        self._journal.add(
+            JournalRow(
+                started_at=note.started_at,
+                duration_s=now - note.started_at,
+                peer=note.peer,
+                mcuid=mcuid,
+                suffix=note.identification.suffix if note.identification else "",
+                filename=_printable(entry.filename) if entry else None,
+                version=entry.version if entry else None,
+                image_crc=f"{image.crc32:08X}" if image else None,
+                records=len(image.records) if image else 0,
+                records_acked=session.records_acked,
+                bytes_sent=sent,
+                status=int(status),
+                status_name=status.name,
+                detail=_printable(detail),
+            )
+        )
         who = mcuid or note.peer
         progress = f" after {session.records_acked} of {len(image.records)} records" if image else ""
         level = _LEVELS.get(status, logging.WARNING)
@@ -152,24 +178,6 @@ class UpdateService:
         if note.log is not None:
             self.log(note, message, level)
             self._session_logs.write(note.log)
-        self._journal.add(
-            JournalRow(
-                started_at=note.started_at,
-                duration_s=now - note.started_at,
-                peer=note.peer,
-                mcuid=mcuid,
-                suffix=note.identification.suffix if note.identification else "",
-                filename=entry.filename if entry else None,
-                version=entry.version if entry else None,
-                image_crc=f"{image.crc32:08X}" if image else None,
-                records=len(image.records) if image else 0,
-                records_acked=session.records_acked,
-                bytes_sent=sent,
-                status=int(status),
-                status_name=status.name,
-                detail=detail,
-            )
-        )
 
     def log(self, note: SessionNote, message: str, level: int = logging.INFO) -> None:
         """Add a line to a session's own log."""
@@ -179,11 +187,15 @@ class UpdateService:
     def report_registry(self) -> None:
         """Log what is wrong with the registry, when that has changed."""
         problems = self._registry.problems
-        if problems != self._known_problems:
+        if problems is not self._known_problems and problems != self._known_problems:
             self._known_problems = problems
-            for problem in problems:
+            for problem in problems[:PROBLEMS_LOGGED]:
                 where = f" line {problem.line}" if problem.line else ""
                 self._logger.warning("registry %s%s: %s", self._registry.name, where, problem.message)
+            if len(problems) > PROBLEMS_LOGGED:
+                self._logger.warning(
+                    "registry %s: %d more problems", self._registry.name, len(problems) - PROBLEMS_LOGGED
+                )
 
     def _remember(self, mcuid: str, session: ServerSession, status: Status) -> None:
         if session.acks_verdict is not None:
@@ -193,3 +205,8 @@ class UpdateService:
                 self._acks_verdict.popitem(last=False)
         elif status is Status.TIMEOUT_CONNECTION:
             self._acks_verdict.pop(mcuid, None)  # what was remembered may be what made it wait
+
+
+def _printable(text: str) -> str:
+    """`text` as SQLite can take it: names of files may hold bytes that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tests.server.conftest import MCUID, Site, blink, statuses
 
-from fota_server.app import readiness, write_ready_file
+from fota_server.app import readiness, running, write_ready_file
 from fota_server.errors import ConfigError, JournalError, ListenError, RegistryError, ServerError
 from fota_server.journal import read_journal
 from fota_transport.loops import run
@@ -167,3 +167,14 @@ def test_the_log_tells_of_a_session_from_end_to_end(site: Site) -> None:
     assert f"Session of {MCUID} ended: SUCCESSFUL (0), updated after 86 of 86 records" in site.log()
     for line in ("Accepted connection from 127.0.0.1:", f"MCUID {MCUID} 15", "Image 0EC74532: 86 records, 1369 bytes"):
         assert line in story
+
+
+def test_a_limit_beyond_the_descriptors_is_refused(site: Site) -> None:
+    """More connections than the process may have descriptors would end in the middle of updates."""
+
+    async def start() -> None:
+        async with running(site.settings(limit=100_000_000)):
+            pass
+
+    with pytest.raises(ConfigError, match=r"limit 100000000, expected at most \d+"):
+        run(start())

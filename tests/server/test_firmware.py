@@ -10,7 +10,7 @@ import fota_fixtures
 from fota_protocol.image import FirmwareImage
 from fota_protocol.status import Status
 from fota_server import firmware as firmware_module
-from fota_server.errors import UnservableError
+from fota_server.errors import TemporaryError, UnservableError
 from fota_server.firmware import FirmwareStore
 from fota_server.registry import RegistryEntry
 
@@ -283,3 +283,36 @@ def test_a_file_too_large_is_not_read_whole(
         Status.UNABLE_BUFFERING_CODE,
         "firmware blink_1.s19: 1001 bytes, expected at most 1000",
     )
+
+
+def test_a_replaced_file_of_equal_size_and_time_is_read_again(folder: Path, store: FirmwareStore) -> None:
+    """Copying with times kept, as deployments do, must not leave the old firmware in force."""
+    first = load(store, entry("blink_1.s19"))
+    path = folder / "blink_1.s19"
+    status = path.stat()
+    other = folder / "new"
+    other.write_bytes(path.read_bytes().replace(b"S0", b"S0", 1))
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(path)
+
+    again = load(store, entry("blink_1.s19"))
+
+    assert again is not first
+
+
+def test_what_could_not_be_read_is_tried_again(
+    folder: Path, store: FirmwareStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shortage of descriptors, or a disk that failed once, is not held against the file."""
+    key = store.key(entry("blink_1.s19"))
+
+    def fail(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("builtins.open", fail)
+        found = store.read(key)
+    store.remember(key, found)
+
+    assert isinstance(found, TemporaryError)
+    assert store.cached(key) is None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 from tests.server.conftest import MCUID, OTHER_MCUID, Site, Update, blink, identification, statuses
 
-from fota_protocol.server import Handshake
+from fota_protocol.server import PAUSE, Handshake
 from fota_server.app import running
 from fota_server.journal import JournalRow, read_journal
 from fota_server.listener import LINGER, SWEEP_INTERVAL, Listener
@@ -344,7 +344,7 @@ def test_a_close_in_the_linger_is_unconfirmed(site: Site) -> None:
 
 
 def test_what_was_seen_of_a_device_is_remembered(site: Site) -> None:
-    """The second update of a device that does not ack `@4#` waits for no grace."""
+    """The second update of a device that does not ack `@4#` waits for a pause and not for the grace before it."""
 
     async def script(dial: Dial, listener: Listener) -> float:
         await (await dial()).update(acks_verdict=False)
@@ -354,8 +354,21 @@ def test_what_was_seen_of_a_device_is_remembered(site: Site) -> None:
 
     took, rows = simulate(site, script)
 
-    assert met(5, took)
+    assert 5 + PAUSE <= took <= 5 + PAUSE + 2 * SWEEP_INTERVAL + 1e-6  # two deadlines, each met by a sweep
     assert statuses(rows) == ["SUCCESSFUL"] * 2
+
+
+def test_d05_binds_later_sessions_too(site: Site) -> None:
+    """`@4#` never shares a write with the first record, also where the device is known not to ack it."""
+
+    async def script(dial: Dial, listener: Listener) -> bytes:
+        await (await dial()).update(acks_verdict=False)
+        peer = await dial()
+        return await peer.identify(acks_verdict=False)
+
+    verdict, _ = simulate(site, script)
+
+    assert verdict == b"@4#"
 
 
 def test_what_is_remembered_is_forgotten_when_it_made_a_device_wait(site: Site) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 import logging.handlers
 import re
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,3 +184,27 @@ def test_custom_logger_takes_the_reference_servers_arguments(tmp_path: Path) -> 
         custom = CustomLogger(logger, logging.INFO)
 
         assert (custom.logger, custom.level, custom.write("message\n")) == (logger, logging.INFO, 8)
+
+
+def test_a_log_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    """A full disk behind the server log costs its lines, and neither hangs nor raises."""
+    (tmp_path / "otaserver.log").symlink_to("/dev/full")
+    logger = open_server_log(tmp_path, as_json=False, console=None)
+
+    with contextlib.redirect_stderr(CustomLogger(logger, logging.ERROR)):
+        for _ in range(3):
+            logger.info("a line")
+            print("another", file=sys.stderr)
+
+    with contextlib.suppress(OSError):  # what the file still holds back
+        close_log(logger)
+
+
+def test_what_is_no_text_is_logged_escaped(tmp_path: Path) -> None:
+    """A file name may hold bytes that are no UTF-8."""
+    logger = open_server_log(tmp_path, as_json=False, console=None)
+
+    logger.info("%s", "name \udcff")
+    close_log(logger)
+
+    assert r"name \udcff" in (tmp_path / "otaserver.log").read_text()

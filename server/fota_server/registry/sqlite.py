@@ -8,7 +8,7 @@ from typing import Any, Final
 from fota_protocol.server import Handshake
 from fota_protocol.status import Status
 
-from ..errors import RegistryError, UnservableError
+from ..errors import RegistryError, TemporaryError, UnservableError
 from .entry import Problem, RegistryEntry
 
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
@@ -65,7 +65,9 @@ class SqliteRegistry:
         try:
             row = self._database.execute(f"SELECT {_COLUMNS} FROM devices WHERE mcuid = ?", (mcuid,)).fetchone()
             return None if row is None else _entry(row)
-        except (sqlite3.Error, ValueError) as error:
+        except sqlite3.Error as error:
+            raise TemporaryError(f"registry {self._path}: {error}", status=Status.SERVER_ERROR) from error
+        except ValueError as error:
             raise UnservableError(f"registry entry of {mcuid}: {error}", status=Status.UNPROPER_FILE_FORMAT) from error
 
     def __len__(self) -> int:
@@ -74,7 +76,10 @@ class SqliteRegistry:
 
     def __iter__(self) -> Iterator[RegistryEntry]:
         for row in self._database.execute(f"SELECT {_COLUMNS} FROM devices ORDER BY mcuid"):
-            yield _entry(row)
+            try:
+                yield _entry(row)
+            except ValueError as error:
+                raise RegistryError(f"registry {self._path}: entry of {row[0]!r}: {error}") from error
 
     def put(self, entries: Iterable[RegistryEntry]) -> None:
         """Add devices or replace them, all or none; raises `RegistryError`."""
