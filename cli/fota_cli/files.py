@@ -39,7 +39,11 @@ def write_file(path: Path, content: bytes) -> None:
 
 def check_writable(path: Path | None) -> None:
     """Raise `UsageError` now if `path` could not be written later, after the work is done."""
-    if path is not None and str(path) != "-" and not os.access(path.absolute().parent, os.W_OK):
+    if path is None or str(path) == "-":
+        return
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder, expected a file")
+    if not os.access(path.absolute().parent, os.W_OK):
         raise UsageError(f"cannot write {path}: no such folder, or not writable")
 
 

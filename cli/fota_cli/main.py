@@ -42,9 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         module = _load(name) if name in COMMANDS else None
         parser = _parser(name, module)
-        args = parser.parse_args(arguments)
+        try:
+            args = parser.parse_args(arguments)
+        finally:
+            sys.stdout.flush()  # of the help; here, a reader that has left is caught below
         if module is None:
             parser.print_help()
+            sys.stdout.flush()
             return exit_codes.USAGE
         code: int = module.run(args)
         sys.stdout.flush()

@@ -100,7 +100,7 @@ class Bootloader:
         """Take one data record; raises `RecordRejected`."""
         end = record.end
         try:
-            if record.address == self._next and end <= self._limit and not end & self._unit_rest:
+            if record.address == self._next < end <= self._limit and not end & self._unit_rest:
                 self._program(record.address, record.data)
                 self._next = end
             else:

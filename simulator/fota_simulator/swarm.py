@@ -157,6 +157,8 @@ class _Swarm:
             self.done(device, f"no connection within {CONNECT_TIMEOUT:g} s")
         except OSError as error:
             self.done(device, f"cannot connect: {error.strerror or error}")
+        except UnicodeError as error:  # a host name that no name service can be asked for
+            self.done(device, f"cannot connect: {error}")
 
     def done(self, device: "_Device", trouble: str | None = None) -> None:
         """A device is through: judge it and let go of it; `trouble` is why it never had a connection."""
@@ -168,7 +170,7 @@ class _Swarm:
             session,
             plan.image,
             started_s=device.started_s,
-            duration_s=(self.now() if device.ended_s is None else device.ended_s) - device.started_s,
+            duration_s=device.ended() - device.started_s,
         )
         if trouble is not None:
             report = dataclasses.replace(report, reason=NOT_CONNECTED, detail=trouble)
@@ -230,7 +232,7 @@ class _Swarm:
 class _Device(SessionProtocol[DeviceSession]):
     """One device's connection."""
 
-    __slots__ = ("_swarm", "attempt", "ended_s", "mcu", "number", "plan", "started_s")
+    __slots__ = ("_finished_s", "_swarm", "attempt", "mcu", "number", "plan", "started_s")
 
     def __init__(self, swarm: _Swarm, sweeper: Sweeper, number: int, plan: DevicePlan, mcu: VirtualMcu) -> None:
         super().__init__(swarm.loop, sweeper)
@@ -240,7 +242,7 @@ class _Device(SessionProtocol[DeviceSession]):
         self.mcu = mcu
         self.attempt = mcu.session()
         self.started_s = swarm.now()
-        self.ended_s: float | None = None
+        self._finished_s: float | None = None
 
     def open_session(self, now: float) -> DeviceSession:
         """The device's one attempt."""
@@ -253,9 +255,15 @@ class _Device(SessionProtocol[DeviceSession]):
 
     def on_event(self, event: object) -> bytes:
         """Take note of the end."""
-        if isinstance(event, Finished) and self.ended_s is None:
-            self.ended_s = self._swarm.now()
+        if isinstance(event, Finished):
+            self._finished_s = self._swarm.now()
         return b""
+
+    def ended(self) -> float:
+        """When the image was accepted or the attempt was over: how long the server then lingers does not count."""
+        if self.attempt.completed_at is not None:
+            return self.attempt.completed_at - self._swarm.began
+        return self._swarm.now() if self._finished_s is None else self._finished_s
 
     def on_closed(self, error: Exception | None) -> None:
         """The connection is gone."""

@@ -1,6 +1,7 @@
 """The frame of the `fota` command: help, version, lazy loading, messages and exit codes."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from typing import Final
@@ -28,9 +29,14 @@ HEAVY: Final = {"asyncio", "uvloop", "rich", "pytest", "sqlite3", "bincopy", "in
 
 
 def loaded_by(*arguments: str) -> set[str]:
-    """Top-level packages that a run of `fota` loads."""
+    """Top-level packages that a run of `fota` loads, without what measuring its coverage would."""
     child = subprocess.run(
-        [sys.executable, "-c", LOADED, *arguments], check=True, capture_output=True, text=True, timeout=TIMEOUT
+        [sys.executable, "-c", LOADED, *arguments],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")},
     )
     return set(child.stderr.splitlines()[-1].removeprefix("loaded: ").split())
 

@@ -147,3 +147,14 @@ def test_bad_input_is_a_message_and_exit_code_2(
     assert code == 2
     assert printed.err.startswith("fota: ")
     assert message in printed.err
+
+
+def test_a_registry_that_cannot_be_meant_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A negative count, and a folder to write the report to, are said before anything runs."""
+    registry = tmp_path / "registry.txt"
+    registry.write_text("0001000000000000000000000,a.s19,01\n")
+    common = ["swarm", "--server", "127.0.0.1:1", "--registry", str(registry)]
+
+    assert 2 == main([*common, "--count", "-1"])
+    assert 2 == main([*common, "--json", str(tmp_path)])
+    assert "Traceback" not in capsys.readouterr().err

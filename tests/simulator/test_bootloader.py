@@ -299,3 +299,16 @@ def test_second_update_leaves_nothing_of_the_first_in_its_sectors() -> None:
 
     assert first_difference(flash, image, bootloader.touched) is None
     assert image.crc32 == bootloader.image_crc()
+
+
+def test_a_record_without_data_changes_nothing() -> None:
+    """Files may hold empty records, also where programming would go on."""
+    part = PARTS["MK60DN512"]
+    flash = Flash(part, SectorPool())
+    bootloader = Bootloader(flash, BootPolicy.NONE)
+    bootloader.write(SRecord(3, 0x4100, b"\x01" * 16))
+    bootloader.write(SRecord(3, 0x4000, b"\x02" * 16))
+
+    bootloader.write(SRecord(3, 0x4010, b""))
+
+    assert b"\x02" * 16 + b"\xff" * 16 == flash.read(0x4000, 0x4020)

@@ -74,7 +74,7 @@ class TcpLink(ClosingLink):
             return cls(socket.create_connection((host, port), timeout_s))
         except TimeoutError:
             raise TimeoutError(f"{host}:{port} did not answer within {timeout_s} s") from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no name service can be asked for
             raise LinkLost(f"cannot connect to {host}:{port}: {error}") from error
 
     def read(self, timeout_s: float | None) -> bytes:

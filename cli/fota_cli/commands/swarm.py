@@ -12,6 +12,7 @@ a report of what was done so far.
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import signal
 import sys
@@ -125,14 +126,15 @@ def _numbered(args: argparse.Namespace) -> list[DevicePlan]:
 
 def _from_registry(args: argparse.Namespace) -> list[DevicePlan]:
     """The devices of the server's registry, the first `--count` of them."""
+    if args.count is not None and args.count < 1:
+        raise UsageError(f"count {args.count}, expected at least 1")
     if not args.registry.exists():
         raise UsageError(f"registry {args.registry}: no such file")
     try:
-        registry = open_registry(args.registry)
+        with contextlib.closing(open_registry(args.registry)) as registry:
+            entries = list(itertools.islice(registry, args.count))
     except ServerError as error:
         raise UsageError(str(error)) from error
-    entries = list(itertools.islice(registry, args.count))
-    registry.close()
     if not entries:
         raise UsageError(f"registry {args.registry}: no devices")
     images = {name: _served(args.firmware, name) for name in {entry.filename for entry in entries}}
@@ -149,7 +151,7 @@ def _from_registry(args: argparse.Namespace) -> list[DevicePlan]:
 
 def _served(folder: Path | None, name: str) -> FirmwareImage | None:
     """The image that a server gives for a file name of its registry; None where it must refuse."""
-    if folder is None:
+    if folder is None or "\0" in name:
         return None
     path = (folder / name).resolve()
     return read_image(path) if path.is_relative_to(folder.resolve()) and path.is_file() else None
