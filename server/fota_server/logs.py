@@ -116,7 +116,8 @@ def close_log(logger: logging.Logger) -> None:
     """Close what `open_server_log` opened."""
     for handler in tuple(logger.handlers):
         logger.removeHandler(handler)
-        handler.close()
+        with contextlib.suppress(OSError):  # what a full disk does not take is lost, and was said
+            handler.close()
 
 
 class SessionLog:
