@@ -9,6 +9,7 @@ from fota_protocol.parts import DEFAULT_PART, PARTS, Part
 from fota_protocol.parts import part as find_part
 from fota_simulator.bootloader import BootPolicy
 
+from .choices import one_of
 from .errors import UsageError
 
 
@@ -20,8 +21,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     add("--part", default=DEFAULT_PART, metavar="NAME", help=f"part or board: {names} (default: {DEFAULT_PART})")
     add(
         "--policy",
-        type=BootPolicy,
-        choices=list(BootPolicy),
+        type=one_of(BootPolicy),
         default=BootPolicy.SEALED,
         metavar="sealed|vectors|none",
         help="what the bootloader demands of an image before it acks the end (default: sealed)",

@@ -14,6 +14,7 @@ A link is used by one thread at a time.  Pseudo-terminals are in `ptys`, which n
 import socket
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Final, Protocol, Self
 
@@ -43,7 +44,7 @@ class Link(Protocol):
     def __exit__(self, *exc_info: object) -> None: ...
 
 
-class ClosingLink:
+class ClosingLink(ABC):
     """The context manager that all links share: leaving the block closes the link."""
 
     __slots__ = ()
@@ -54,8 +55,9 @@ class ClosingLink:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Close the link."""
 
 
 class TcpLink(ClosingLink):

@@ -22,7 +22,7 @@ class Session(Protocol):
         """When to call `timeout`; None once the session is over and its link should be closed."""
 
     def receive(self, data: bytes, now: float, /) -> bytes:
-        """Take what the peer sent; return bytes to send, b"" for none."""
+        """Take what the peer sent; return bytes to send, b"" for none. Ending here leaves an event."""
 
     def timeout(self, now: float, /) -> bytes:
         """Say that the deadline has passed; return bytes to send, b"" for none."""

@@ -10,11 +10,9 @@ one JSON line with its address; everything else goes to the log folder, and to s
 """
 
 import argparse
-import enum
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from fota_protocol.identity import McuidFormat
 from fota_protocol.server import Handshake
@@ -24,9 +22,8 @@ from fota_server.errors import ServerError
 from fota_transport.loops import run as run_loop
 
 from .. import exit_codes
+from ..choices import one_of
 from ..errors import UsageError
-
-_Choice = TypeVar("_Choice", bound=enum.Enum)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -71,19 +68,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--log-format",
-        type=_one_of(LogFormat),
+        type=one_of(LogFormat),
         metavar="text|json",
         help="of the server log (default: text)",
     )
     add(
         "--mcuid-format",
-        type=_one_of(McuidFormat),
+        type=one_of(McuidFormat),
         metavar="decimal25|hex",
         help="of identifications (default: decimal25)",
     )
     add(
         "--handshake",
-        type=_one_of(Handshake),
+        type=one_of(Handshake),
         metavar="auto|wait|immediate",
         help="whether devices ack @4# before the first record (default: auto)",
     )
@@ -105,19 +102,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--ready-file", type=Path, metavar="FILE", help="also write the JSON line to this file, in one step")
     add("--quiet", action="store_true", help="log to the log folder only")
-
-
-def _one_of(kind: type[_Choice]) -> Callable[[str], _Choice]:
-    """A converter for argparse whose complaint names the choices."""
-
-    def convert(text: str) -> _Choice:
-        try:
-            return kind(text)
-        except ValueError:
-            choices = ", ".join(str(choice.value) for choice in kind)
-            raise argparse.ArgumentTypeError(f"{text!r}, expected one of {choices}") from None
-
-    return convert
 
 
 def _of(default: object, what: str) -> str:
