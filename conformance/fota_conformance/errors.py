@@ -2,9 +2,11 @@
 
 * ConformanceError
     * TargetError      the target file is wrong: the user's mistake, found before any case runs
+    * CatalogueError   a requirement that does not exist, or a catalogue that contradicts itself
     * HarnessError     the kit's own trouble
     * CouldNotTest     the target did not start, or does not show what a case must look at
         * ReadingError a firmware file or a flash dump that bincopy cannot read
+    * NotImplementedByTarget  the target declares that it lacks what a case is about
     * WireError        bytes that are no frame in some state; a peer makes a Nonconformance of it
     * Nonconformance   the target did something else than a case demands
 """
@@ -27,6 +29,10 @@ class TargetError(ConformanceError):
         super().__init__(f"{path}: {key}: {problem}" if key else f"{path}: {problem}")
 
 
+class CatalogueError(ConformanceError):
+    """No such requirement, or a catalogue that contradicts itself; the message says which."""
+
+
 class HarnessError(ConformanceError):
     """The kit itself cannot go on."""
 
@@ -37,6 +43,10 @@ class CouldNotTest(ConformanceError):
 
 class ReadingError(CouldNotTest):
     """bincopy cannot read a firmware file or a flash dump; the message says which and why."""
+
+
+class NotImplementedByTarget(ConformanceError):
+    """The target declares that it lacks what the case is about."""
 
 
 class WireError(ConformanceError):
@@ -58,6 +68,8 @@ def verdict_of(error: BaseException) -> Verdict:
     """What an exception that ended a case says about it; an `assert` in a case speaks of the target."""
     if isinstance(error, CouldNotTest):
         return Verdict.COULD_NOT_TEST
+    if isinstance(error, NotImplementedByTarget):
+        return Verdict.NOT_IMPLEMENTED
     if isinstance(error, AssertionError):
         return Verdict.FAIL
     return Verdict.HARNESS_ERROR
