@@ -23,17 +23,30 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One case: which, what it came to, why, and where its files are (relative to the results, empty for none)."""
+    """One case: which, what it came to, why, and where its files are."""
 
     id: str
+    """Stable: file, function, and the variant in brackets."""
     title: str
+    """What it claims, with the variant."""
     role: str
+    """Whose case it is: `server` or `device`."""
     chapter: str
-    tags: tuple[str, ...]
+    """The id of its chapter in the catalogue."""
+    requirements: tuple[str, ...]
+    """The ids of the requirements that it cites."""
     verdict: Verdict
+    exclusion: str
+    """Why the target file excludes it; empty for a case that counts."""
     duration_s: float
+    started_s: float
+    """Seconds from the run's begin to the case's."""
     message: str
+    """Why it is not a PASS, of several lines; empty for a PASS."""
     files: str
+    """Its folder, relative to the results; empty for none."""
+    output: str = ""
+    """What the kit's own code printed during the case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +59,10 @@ class RunResult:
     duration_s: float
     cases: tuple[CaseResult, ...]
     complete: bool
+    planned: tuple[str, ...] = ()
+    """The ids of the requirements that were selected; a run that is cut short has cases of fewer."""
+    notes: tuple[str, ...] = ()
+    """What a reader of the results must know besides: an exclusion that has expired, for one."""
 
     @property
     def exit_code(self) -> int:
@@ -76,7 +93,12 @@ class RunResult:
             "summary": {verdict.value: counts[verdict] for verdict in Verdict},
             "cases": [
                 dataclasses.asdict(case)
-                | {"tags": list(case.tags), "verdict": case.verdict.value, "duration_s": round(case.duration_s, 3)}
+                | {
+                    "requirements": list(case.requirements),
+                    "verdict": case.verdict.value,
+                    "duration_s": round(case.duration_s, 3),
+                    "started_s": round(case.started_s, 3),
+                }
                 for case in self.cases
             ],
         }
