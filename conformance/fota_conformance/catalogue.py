@@ -1,8 +1,8 @@
 """The requirement catalogue: what every verdict is about.
 
-The data is `catalogue.toml`; here it is read, checked and looked up. An id is for ever: it may be cited in target files,
-bug trackers and old reports, so a renamed requirement keeps its old id as an alias. Nothing here knows a case or a
-target's way of being reached.
+The data is `catalogue.toml`; here it is read, checked and looked up. An id is for ever: it may be cited in target
+files, bug trackers and old reports, so a renamed requirement keeps its old id as an alias. Nothing here knows a case
+or a target's way of being reached.
 """
 
 import enum

@@ -5,22 +5,51 @@ before anything is started; unknown keys are refused too, since a misspelt one w
 The three kinds of target are three dataclasses; what they share is `Target`.
 """
 
+import datetime
 import difflib
 import enum
+import fnmatch
 import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
-from fota_conformance.errors import TargetError
+from fota_conformance.catalogue import PROFILE, load
+from fota_conformance.errors import CatalogueError, TargetError
 
 SERVER_PLACEHOLDERS: Final = ("host", "port", "registry", "firmware", "logs")
 """What a server's command may ask for: where to listen, the registry file, the firmware folder, a folder for logs."""
 DEVICE_PLACEHOLDERS: Final = ("host", "port", "mcuid", "artifacts")
 """What a device's command may ask for: where the kit's server is, the identity to use, a folder for its files."""
+CONTROL_PLACEHOLDERS: Final = (*DEVICE_PLACEHOLDERS, "pid")
+"""What `reset`, `power_off` and `power_on` may ask for: also the process that runs the device's command."""
+PROVISION_PLACEHOLDERS: Final = (*SERVER_PLACEHOLDERS, "table")
+"""What `provision` may ask for: also the JSON file that says which devices the server is to know."""
+COMMAND_CONCURRENCY: Final = 64
+"""Sessions that the kit may hold at once with a server that it starts itself, unless the target file says otherwise."""
+DEVICE_CONCURRENCY: Final = 8
+"""Commands that the kit may run at once for a device that is only a command; a board is one board."""
+SERVER_CAPABILITIES: Final = {
+    "registry": "the kit writes the registry and the firmware folder, which it can do for a server by command",
+    "registry-text": "the kit writes the registry's text itself, as for a server by command without provision",
+    "process": "the kit sees the server's process, which it does for a server by command",
+    "concurrency": "the kit may hold several sessions at once: concurrency = 2 or more",
+}
+"""What a server may offer to be seen, and how."""
+DEVICE_CAPABILITIES: Final = {
+    "flash": "a dump of the flash: flash under [observe]",
+    "outcome": "the outcome as JSON: outcome under [observe]",
+    "power": "the power can be cut: power_off",
+    "bootloader": "the flash dump shows the bootloader's region, too: bootloader = true under [capabilities]",
+    "seal": "the device accepts only sealed images whose CRC is right: seal = true under [capabilities]",
+    "vectors": "the device checks stack pointer and reset vector: vectors = true under [capabilities]",
+}
+"""What a device may offer to be seen, and how."""
+DECLARED: Final = frozenset({"bootloader", "seal", "vectors"})
+"""Capabilities that nothing else in the target file tells: they may be declared true."""
 LOOPBACK: Final = "127.0.0.1"
 """Where targets and the kit meet unless the target file says otherwise."""
 
@@ -112,6 +141,64 @@ class Observe:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerDeadlines:
+    """Seconds after which a server promises to give up on a silent device (docs/protocol.md, 4)."""
+
+    identification: float = 30.0
+    """From the connection to the complete identification."""
+    ack: float = 30.0
+    """From a frame to its ack."""
+    end_ack: float = 30.0
+    """From the end frame to its ack."""
+    grace: float = 5.0
+    """For the ack of `@4#` of a server whose handshake is `auto`, and for a last ack that may be missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDeadlines:
+    """Seconds after which a device promises to give up on a silent server (docs/protocol.md, 4)."""
+
+    answer: float = 60.0
+    """From the identification to its answer."""
+    frame: float = 60.0
+    """From an ack to the next frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Where a device's application may be: half-open ranges of byte addresses."""
+
+    start: int = 0x4000
+    end: int = 0x80000
+    sector: int = 2048
+    """Bytes of one flash sector."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a real board may be put through; 0 is no limit."""
+
+    max_erases_per_sector: int = 0
+    max_minutes: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion:
+    """Cases that are not to count, why, and until when (that day included)."""
+
+    requirement: str
+    """An id of the catalogue, or empty."""
+    case: str
+    """A glob over case ids, or empty."""
+    reason: str
+    until: datetime.date
+
+    def covers(self, case: str, requirements: Iterable[str]) -> bool:
+        """Whether a case is meant."""
+        return self.requirement in requirements or bool(self.case and fnmatch.fnmatchcase(case, self.case))
+
+
+@dataclass(frozen=True, slots=True)
 class KnownDevice:
     """A device that a server by address knows, and what it serves to it."""
 
@@ -132,6 +219,18 @@ class Target:
     timeouts: Timeouts = field(default_factory=Timeouts)
     """Already scaled."""
     scale: float = 1.0
+    profile: str | None = None
+    """`k60-fota` for a target that is bound by this project's own decisions, too."""
+    lacks: frozenset[str] = frozenset()
+    """Capabilities that it declares not to have."""
+    exclusions: tuple[Exclusion, ...] = ()
+    concurrency: int = 1
+    """Sessions that the kit may hold with it at once."""
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """Capabilities that it has: what of it can be seen."""
+        raise NotImplementedError
 
     @property
     def role(self) -> Role:
@@ -146,6 +245,19 @@ class ServerCommand(Target):
     command: tuple[str, ...]
     host: str = LOOPBACK
     ready: Ready
+    deadlines: ServerDeadlines = field(default_factory=ServerDeadlines)
+    provision: tuple[str, ...] | None = None
+    """A command that tells the server which devices to know; without one the kit writes the seed's registry."""
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """Everything: the kit makes its surroundings."""
+        found = {"registry", "process"}
+        if self.provision is None:
+            found.add("registry-text")
+        if self.concurrency > 1:
+            found.add("concurrency")
+        return frozenset(found) - self.lacks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +267,12 @@ class ServerAddress(Target):
     host: str
     port: int
     devices: tuple[KnownDevice, ...]
+    deadlines: ServerDeadlines = field(default_factory=ServerDeadlines)
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What a stranger sees."""
+        return frozenset({"concurrency"} if self.concurrency > 1 else ()) - self.lacks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,9 +285,28 @@ class DeviceCommand(Target):
     mcuid: str | None = None
     """The identity of a device that has one of its own; otherwise the kit gives it one per case."""
     observe: Observe = field(default_factory=Observe)
+    reset: tuple[str, ...] | None = None
+    """Brings the device into its bootloader; run before each of its sessions."""
+    power_off: tuple[str, ...] | None = None
+    power_on: tuple[str, ...] | None = None
+    deadlines: DeviceDeadlines = field(default_factory=DeviceDeadlines)
+    memory: Memory = field(default_factory=Memory)
+    limits: Limits = field(default_factory=Limits)
+    declared: frozenset[str] = frozenset()
+    """Capabilities that it declares to have."""
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What it shows of itself, what can be done to it, and what it declares."""
+        seen = {"flash": self.observe.flash, "outcome": self.observe.outcome, "power": self.power_off}
+        return frozenset({name for name, how in seen.items() if how is not None} | self.declared) - self.lacks
 
 
-def load_target(path: Path) -> ServerCommand | ServerAddress | DeviceCommand:
+AnyTarget: TypeAlias = ServerCommand | ServerAddress | DeviceCommand
+"""A target of whatever kind."""
+
+
+def load_target(path: Path) -> AnyTarget:
     """Read a target file; raises `TargetError` with file, key and what was expected."""
     try:
         with path.open("rb") as file:
@@ -182,7 +319,7 @@ def load_target(path: Path) -> ServerCommand | ServerAddress | DeviceCommand:
     kind = table.choice("kind", Kind)
     match kind:
         case Kind.SERVER_BY_COMMAND:
-            target: ServerCommand | ServerAddress | DeviceCommand = _server_command(table, kind)
+            target: AnyTarget = _server_command(table, kind)
         case Kind.SERVER_BY_ADDRESS:
             target = _server_address(table, kind)
         case Kind.DEVICE_BY_COMMAND:
@@ -228,6 +365,18 @@ class _Table:
             raise self.expected(key, what)
         return value
 
+    def boolean(self, key: str, what: str) -> bool:
+        value = self.raw(key)
+        if not isinstance(value, bool):
+            raise self.expected(key, what)
+        return value
+
+    def date(self, key: str, what: str) -> datetime.date:
+        value = self.raw(key)
+        if not isinstance(value, datetime.date) or isinstance(value, datetime.datetime):
+            raise self.expected(key, what)
+        return value
+
     def number(self, key: str, default: float, what: str = "a number of seconds above 0") -> float:
         value = self.raw(key)
         if value is None:
@@ -265,18 +414,25 @@ class _Table:
             raise self.expected(key, what)
         return [_Table(self.path, f"{self._prefix}{key}[{index}].", item) for index, item in enumerate(value)]
 
-    def command(self, known: tuple[str, ...]) -> tuple[str, ...]:
+    def command(self, key: str, known: tuple[str, ...]) -> tuple[str, ...]:
         what = "a command: a list of strings, or one string"
-        value = self.raw("command")
+        value = self.raw(key)
         if isinstance(value, str):
             try:
                 value = shlex.split(value)
             except ValueError as error:
-                raise self.error("command", f"{error} in {value!r}") from error
+                raise self.error(key, f"{error} in {value!r}") from error
         if not isinstance(value, list) or not value or not all(isinstance(item, str) and item for item in value):
-            raise self.expected("command", what)
+            raise self.expected(key, what)
         command = tuple(value)
-        self.check_placeholders("command", command, known)
+        self.check_placeholders(key, command, known)
+        return command
+
+    def optional_command(self, key: str, known: tuple[str, ...]) -> tuple[str, ...] | None:
+        return self.command(key, known) if self.has(key) else None
+
+    def target_command(self, known: tuple[str, ...]) -> tuple[str, ...]:
+        command = self.command("command", known)
         if "port" not in placeholders(command):
             raise self.error("command", "expected {port} somewhere: the kit chooses the port")
         return command
@@ -309,16 +465,67 @@ def placeholders(texts: Iterable[str]) -> set[str]:
     return {name for text in texts for name in _PLACEHOLDER.findall(text)}
 
 
+_SecondsT = TypeVar("_SecondsT", Timeouts, ServerDeadlines, DeviceDeadlines)
+
+
+def _seconds(table: _Table, key: str, kind: type[_SecondsT]) -> _SecondsT:
+    """A table of durations, all with defaults."""
+    times = table.table(key)
+    found = kind(**{item.name: times.number(item.name, getattr(kind(), item.name)) for item in fields(kind)})
+    times.refuse_the_rest()
+    return found
+
+
+def _exclusions(table: _Table) -> tuple[Exclusion, ...]:
+    found = []
+    items = table.tables("exclusions", "[[exclusions]] tables") if table.has("exclusions") else []
+    for item in items:
+        if item.has("requirement") == item.has("case"):
+            raise item.error("requirement", "expected either requirement or case")
+        requirement = item.text("requirement", "the id of a requirement", default="")
+        try:
+            requirement = load().requirement(requirement).id if requirement else ""
+        except CatalogueError as error:
+            raise item.error("requirement", str(error)) from error
+        found.append(
+            Exclusion(
+                requirement=requirement,
+                case=item.text("case", "a case's id, * and ? allowed", default=""),
+                reason=item.text("reason", "why it does not count"),
+                until=item.date("until", "the last day on which it does not count, for instance 2027-01-31"),
+            )
+        )
+        item.refuse_the_rest()
+    return tuple(found)
+
+
+def _capabilities(table: _Table, known: Mapping[str, str]) -> dict[str, bool]:
+    """Capabilities that the file declares; only those that nothing else tells can be declared true."""
+    declared = table.table("capabilities")
+    found = {}
+    for name in known:
+        if declared.has(name):
+            found[name] = declared.boolean(name, "true or false")
+            if found[name] and name not in DECLARED:
+                raise declared.error(name, f"cannot be declared, only offered: {known[name]}")
+    declared.refuse_the_rest()
+    return found
+
+
 def _common(table: _Table, kind: Kind) -> dict[str, Any]:
     """The fields of `Target`, for whatever kind."""
     revision = table.choice("revision", Revision)
     scale = table.number("scale", 1.0, "a factor above 0")
-    times = table.table("timeouts")
-    timeouts = Timeouts(
-        **{item.name: times.number(item.name, getattr(Timeouts(), item.name)) for item in fields(Timeouts)}
-    )
-    times.refuse_the_rest()
-    return {
+    timeouts = _seconds(table, "timeouts", Timeouts)
+    known = DEVICE_CAPABILITIES if kind is Kind.DEVICE_BY_COMMAND else SERVER_CAPABILITIES
+    declared = _capabilities(table, known)
+    common: dict[str, Any] = {}
+    if kind is Kind.DEVICE_BY_COMMAND:
+        common["declared"] = frozenset(name for name, has in declared.items() if has)
+    return common | {
+        "profile": table.text("profile", f"{PROFILE!r}", pattern=re.escape(PROFILE)) if table.has("profile") else None,
+        "lacks": frozenset(name for name, has in declared.items() if not has),
+        "exclusions": _exclusions(table),
         "path": table.path,
         "name": table.text("name", "a name for reports", default=table.path.stem),
         "kind": kind,
@@ -347,9 +554,12 @@ def _server_command(table: _Table, kind: Kind) -> ServerCommand:
     ready.refuse_the_rest()
     return ServerCommand(
         **common,
-        command=table.command(SERVER_PLACEHOLDERS),
+        command=table.target_command(SERVER_PLACEHOLDERS),
         host=table.text("host", "an address to listen on", LOOPBACK),
         ready=Ready(log=log, file=file, listening=not how or "listening" in how),
+        deadlines=_seconds(table, "deadlines", ServerDeadlines),
+        provision=table.optional_command("provision", PROVISION_PLACEHOLDERS),
+        concurrency=_concurrency(table, COMMAND_CONCURRENCY),
     )
 
 
@@ -373,12 +583,14 @@ def _server_address(table: _Table, kind: Kind) -> ServerAddress:
         host=table.text("host", "the server's name or address"),
         port=table.integer("port", "a port, 1 to 65535", range(1, 65_536)),
         devices=tuple(devices),
+        deadlines=_seconds(table, "deadlines", ServerDeadlines),
+        concurrency=_concurrency(table, 1),
     )
 
 
 def _device_command(table: _Table, kind: Kind) -> DeviceCommand:
     common = _common(table, kind)
-    command = table.command(DEVICE_PLACEHOLDERS)
+    command = table.target_command(DEVICE_PLACEHOLDERS)
     mcuid = _mcuid(table, common["revision"]) if table.has("mcuid") else None
     if mcuid is None and "mcuid" not in placeholders(command):
         raise table.error("command", "expected {mcuid} somewhere, or mcuid = with the identity that the device has")
@@ -389,14 +601,57 @@ def _device_command(table: _Table, kind: Kind) -> DeviceCommand:
         outcome=observe.path_text("outcome", "the path of a JSON file", DEVICE_PLACEHOLDERS),
     )
     observe.refuse_the_rest()
+    port = table.integer("port", "a port, or 0 for any free one", range(65_536), default=0)
+    is_one = mcuid is not None or port != 0
+    if is_one and table.has("concurrency"):
+        raise table.error("concurrency", "is 1 for a device with an mcuid or a port of its own")
+    limits = table.table("limits")
+    found_limits = Limits(
+        max_erases_per_sector=limits.integer("max_erases_per_sector", "a number from 1 on", range(1, 1 << 20), 0)
+        if limits.has("max_erases_per_sector")
+        else 0,
+        max_minutes=limits.number("max_minutes", 0.0, "a number of minutes above 0"),
+    )
+    limits.refuse_the_rest()
     return DeviceCommand(
         **common,
         command=command,
         host=table.text("host", "the address of the kit's server, as the device sees it", LOOPBACK),
-        port=table.integer("port", "a port, or 0 for any free one", range(65_536), default=0),
+        port=port,
         mcuid=mcuid,
         observe=seen,
+        reset=table.optional_command("reset", CONTROL_PLACEHOLDERS),
+        power_off=table.optional_command("power_off", CONTROL_PLACEHOLDERS),
+        power_on=table.optional_command("power_on", CONTROL_PLACEHOLDERS),
+        deadlines=_seconds(table, "deadlines", DeviceDeadlines),
+        memory=_memory(table),
+        limits=found_limits,
+        concurrency=1 if is_one else _concurrency(table, DEVICE_CONCURRENCY),
     )
+
+
+def _concurrency(table: _Table, default: int) -> int:
+    return table.integer("concurrency", "a number of sessions, 1 to 1000", range(1, 1001), default)
+
+
+def _memory(table: _Table) -> Memory:
+    memory = table.table("memory")
+    what = "[start, end): two addresses, multiples of the sector size"
+    sector = memory.integer("sector", "bytes of a flash sector, a power of two", range(256, 1 << 17), Memory().sector)
+    value = memory.raw("application")
+    if value is None:
+        value = [Memory().start, Memory().end]
+    if (
+        not isinstance(value, list)
+        or [type(item) for item in value] != [int, int]
+        or not 0 <= value[0] < value[1] <= 1 << 32
+        or sector & (sector - 1)
+        or value[0] % sector
+        or value[1] % sector
+    ):
+        raise memory.expected("application", what)
+    memory.refuse_the_rest()
+    return Memory(start=value[0], end=value[1], sector=sector)
 
 
 def _mcuid(table: _Table, revision: Revision) -> str:
