@@ -27,13 +27,21 @@ class Verdict(enum.Enum):
 
 
 EXIT_WELL: Final = 0
-"""Every case was exercised and none failed."""
+"""Every selected MUST was exercised and passed."""
 EXIT_FAILED: Final = 1
 """At least one case failed."""
 EXIT_USAGE: Final = 2
 """The target file or an option is wrong, or no case was selected."""
 EXIT_UNTESTED: Final = 3
 """Nothing failed, but something could not be tested."""
+
+EXIT_MEANINGS: Final = {
+    EXIT_WELL: "every selected MUST was exercised and passed",
+    EXIT_FAILED: "at least one case failed",
+    EXIT_USAGE: "the target file or an option is wrong, or no case was selected",
+    EXIT_UNTESTED: "nothing failed, but something could not be tested",
+}
+"""What each exit code says, for people."""
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
@@ -42,11 +50,16 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
     return max(verdicts, key=order.index, default=Verdict.PASS)
 
 
-def exit_code(verdicts: Iterable[Verdict]) -> int:
-    """The exit code of a run: a failure is certain and comes first, then what nobody knows."""
+def exit_code(verdicts: Iterable[Verdict], *, whole: bool = True) -> int:
+    """The exit code of a run: a failure is certain and comes first, then what nobody knows.
+
+    `verdicts` are those of the cases that count, `whole` says that nothing is missing besides: the run came to its end
+    and exercised what it had selected.
+    """
     seen = set(verdicts)
     if Verdict.FAIL in seen:
         return EXIT_FAILED
-    if not seen or seen & {Verdict.HARNESS_ERROR, Verdict.COULD_NOT_TEST}:
+    unknown = {Verdict.HARNESS_ERROR, Verdict.COULD_NOT_TEST}
+    if not whole or seen & unknown or seen <= {Verdict.NOT_IMPLEMENTED}:
         return EXIT_UNTESTED
     return EXIT_WELL

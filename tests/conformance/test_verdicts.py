@@ -40,12 +40,19 @@ def test_exception_has_a_verdict(error: Exception, verdict: Verdict) -> None:
         ({Verdict.FAIL, Verdict.HARNESS_ERROR, Verdict.COULD_NOT_TEST}, 1),
         ({Verdict.PASS, Verdict.COULD_NOT_TEST}, 3),
         ({Verdict.PASS, Verdict.HARNESS_ERROR}, 3),
+        ({Verdict.NOT_IMPLEMENTED}, 3),
         (set(), 3),
     ],
 )
 def test_run_has_an_exit_code(verdicts: set[Verdict], code: int) -> None:
     """A run is well only if something was tested, nothing failed and nothing is unknown."""
     assert code == exit_code(verdicts)
+
+
+def test_a_run_that_lacks_something_is_not_well() -> None:
+    """Cases that all pass are not enough where some were not played; a failure stays one."""
+    assert exit_code([Verdict.PASS], whole=False) == 3
+    assert exit_code([Verdict.FAIL], whole=False) == 1
 
 
 def test_worst_phase_is_the_case() -> None:
