@@ -210,7 +210,7 @@ class RunResult:
         found: dict[str, list[CaseResult]] = {}
         for case in sorted(self.cases, key=lambda case: order.index(case.chapter) if case.chapter in known else -1):
             title = known[case.chapter].title if case.chapter in known else case.chapter
-            found.setdefault(f"{case.role}: {title}".strip(": "), []).append(case)
+            found.setdefault(f"{case.role}: {title}" if case.chapter else "of no chapter", []).append(case)
         return found
 
     def as_json(self) -> dict[str, Any]:
