@@ -8,10 +8,12 @@ its start.
 """
 
 import contextlib
+import hashlib
 import importlib
 import importlib.util
 import json
 import platform
+import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,8 +39,15 @@ STATUSES: Final = {
 }
 """Allure's word for each verdict."""
 
+ENVIRONMENT_NAME: Final = "environment.properties"
+"""The file of facts beside Allure's results."""
+
 EXCLUDED: Final = "EXCLUDED"
 """How the message of an excluded case begins."""
+
+
+_TARGET: Final = "target"
+"""The parameter that keeps targets apart."""
 
 
 def _category(word: str, status: str, meaning: str) -> dict[str, Any]:
@@ -112,12 +121,11 @@ def step(title: str) -> Iterator[None]:
 def replay(steps: Iterable[Step | Attachment]) -> None:
     """Report what was recorded, in the case that is open, with the times and outcomes it had."""
     steps = list(steps)
-    reporter = _reporter()
-    case = reporter.get_test(None) if reporter is not None else None
+    case = _open_case()
     if case is not None:
         # The case began when its first step did, not when pytest came to it.
         case.start = min([case.start, *(one.start_ms for one in steps if isinstance(one, Step))])
-        _replay(reporter, steps)
+        _replay(steps)
 
 
 def describe(
@@ -130,15 +138,25 @@ def describe(
     target: str,
     severity: str = "",
     links: Iterable[tuple[str, str]] = (),
+    case_id: str = "",
 ) -> None:
-    """Place the running case in the report, in the suites by target and chapter.
+    """Place the running case in the report, in the suites by target and chapter; behind allure-pytest's own set-up.
 
     `severity` is Allure's word (blocker, critical, normal, minor). `links` are names and addresses of the requirements
-    that the case judges. The target is a parameter, too, as parameters are what Allure tells two results of one case
-    apart by: without it, several targets in one report would be retries of each other.
+    that the case judges. Allure tells two results apart by name and parameters. So the target is one: without it,
+    several targets in one report would be retries of each other. And `case_id`, `file::function[variant]`, replaces
+    name and parameters that allure-pytest has from the place of the installation and the values' representations,
+    which would end a case's history on another machine.
     """
     if _allure is None:
         return
+    case = _open_case()
+    if case is not None and case_id:
+        name, _, variant = case_id.partition("[")
+        case.fullName = name
+        case.testCaseId = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
+        case.titlePath = []
+        case.parameters = [_model.Parameter(name="variant", value=variant.removesuffix("]"))] if variant else []
     _allure.dynamic.title(title)
     _allure.dynamic.epic(epic)
     _allure.dynamic.feature(feature)
@@ -146,7 +164,8 @@ def describe(
     _allure.dynamic.parent_suite(target)
     _allure.dynamic.suite(feature)
     _allure.dynamic.tag(*tags)
-    _allure.dynamic.parameter("target", target)
+    if case is not None:
+        case.parameters.append(_model.Parameter(name=_TARGET, value=target))
     if severity:
         _allure.dynamic.severity(severity)
     for name, url in links:
@@ -168,10 +187,12 @@ def conclude(verdict: Verdict, message: str, *, exclusion: str = "") -> None:
     `message` is the whole explanation; its first line, with the indented ones under it, is what lists and categories
     show, behind the verdict's word. `exclusion` is the reason why the case was excluded.
     """
-    reporter = _reporter()
-    case = reporter.get_test(None) if reporter is not None else None
+    case = _open_case()
     if case is None:
         return
+    for label in case.labels:
+        # Not the place of the installation, nor the machine: Allure's time line has a lane for each target.
+        label.value = {"package": "fota_conformance", "host": _target_of(case)}.get(label.name, label.value)
     word = EXCLUDED if exclusion else verdict.value
     case.status = "skipped" if exclusion else STATUSES[verdict]
     if verdict is Verdict.PASS and not exclusion:
@@ -186,14 +207,36 @@ def conclude(verdict: Verdict, message: str, *, exclusion: str = "") -> None:
 
 
 def write_side_files(folder: Path, environment: Mapping[str, str]) -> None:
-    """Write what Allure reads beside the results: environment, executor and categories."""
-    facts = dict(environment) | {"python": platform.python_version(), "platform": platform.platform()}
+    """Write what Allure reads beside the results: environment, executor and categories.
+
+    `environment` has the key `target`, the target's name.
+    """
+    machine = f"{platform.system()} {platform.machine()}"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"{key}={value}\n".replace("\\", "\\\\") for key, value in facts.items()]
-    (folder / "environment.properties").write_text("".join(lines), encoding="utf-8")
-    executor = {"name": "fota conformance", "type": "fota", "buildName": environment["target"]}
-    (folder / "executor.json").write_text(json.dumps(executor, indent=2) + "\n", encoding="utf-8")
+    facts = {**environment, "python": platform.python_version(), "platform": machine}
+    write_environment(folder, facts)
+    write_executor(folder, environment[_TARGET])
     (folder / "categories.json").write_text(json.dumps(CATEGORIES, indent=2) + "\n", encoding="utf-8")
+
+
+def write_environment(folder: Path, facts: Mapping[str, str]) -> None:
+    """Facts about the run; Java's properties, where a backslash is doubled and a key has no space as it is."""
+    lines = [f"{_escaped(key, ' =:')}={_escaped(value)}\n" for key, value in facts.items()]
+    (folder / ENVIRONMENT_NAME).write_text("".join(lines), encoding="utf-8")
+
+
+def read_environment(folder: Path) -> dict[str, str]:
+    """What `write_environment` wrote; nothing where a run did not come so far."""
+    path = folder / ENVIRONMENT_NAME
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    pairs = [re.split(r"(?<!\\)=", line, maxsplit=1) for line in lines]
+    return {re.sub(r"\\(.)", r"\1", key): re.sub(r"\\(.)", r"\1", value) for key, value in pairs}
+
+
+def write_executor(folder: Path, build: str) -> None:
+    """Who made the results, and of what."""
+    executor = {"name": "fota conformance", "type": "fota", "buildName": build}
+    (folder / "executor.json").write_text(json.dumps(executor, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -213,14 +256,15 @@ def _recorded(title: str, around: Recording) -> Iterator[None]:
         one.stop_ms = _now_ms()
 
 
-def _replay(reporter: Any, steps: Recording) -> None:
+def _replay(steps: Recording) -> None:
+    reporter = _reporter()
     for one in steps:
         if isinstance(one, Attachment):
             attach(one.name, one.content, one.kind)
             continue
         key = str(uuid.uuid4())
         reporter.start_step(None, key, _model.TestStepResult(name=one.title, start=one.start_ms))
-        _replay(reporter, one.inner)
+        _replay(one.inner)
         details = _model.StatusDetails(message=one.message) if one.message else None
         reporter.stop_step(key, stop=one.stop_ms, status=one.status, statusDetails=details)
 
@@ -229,6 +273,20 @@ def _reporter() -> Any:
     """allure-pytest's keeper of open cases, None where allure-pytest is not active."""
     plugins = _commons.plugin_manager.get_plugins() if _commons is not None else ()
     return next((plugin.allure_logger for plugin in plugins if hasattr(plugin, "allure_logger")), None)
+
+
+def _open_case() -> Any:
+    """allure-pytest's result of the running case, None where there is none."""
+    reporter = _reporter()
+    return reporter.get_test(None) if reporter is not None else None
+
+
+def _target_of(case: Any) -> str:
+    return next((parameter.value for parameter in case.parameters if parameter.name == _TARGET), "")
+
+
+def _escaped(text: str, special: str = "") -> str:
+    return re.sub(f"([{re.escape(special)}\\\\])", r"\\\1", text)
 
 
 def _head(text: str) -> str:
