@@ -11,11 +11,18 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.target import DeviceCommand, ServerAddress, ServerCommand
+from fota_conformance.target import AnyTarget
+from fota_conformance.verdicts import Verdict
 from fota_conformance.wirelog import WireLog
 
-TARGET: Final = pytest.StashKey[ServerCommand | ServerAddress | DeviceCommand]()
+CASES_NAME: Final = "cases"
+"""The folder of the cases' folders, in the results folder."""
+TARGET: Final = pytest.StashKey[AnyTarget]()
 """In the config's stash: what is judged."""
+VERDICT: Final = pytest.StashKey[Verdict]()
+"""In an item's stash: the worst verdict of its phases so far, there once the case was called."""
+STARTED: Final = pytest.StashKey[float]()
+"""In an item's stash: when it began, if that was not when pytest came to it (monotonic seconds)."""
 
 
 @dataclass(slots=True)
@@ -37,7 +44,7 @@ CASE: Final = pytest.StashKey[Case]()
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a case says of itself: by its file's mark and its docstring."""
+    """What a case says of itself: by its marks and its docstring."""
 
     id: str
     """Stable and independent of where the kit is installed: file and function, and the variant in brackets."""
@@ -45,9 +52,10 @@ class About:
     """What it claims, whatever the variant: its docstring's first line."""
     variant: str
     """What pytest varied, empty for nothing."""
-    role: str
     chapter: str
-    tags: tuple[str, ...]
+    """The id of a chapter of the catalogue; the file's name says it."""
+    requirements: tuple[str, ...]
+    """The ids that its mark cites."""
 
     @property
     def title(self) -> str:
@@ -56,15 +64,12 @@ class About:
 
 
 def about(item: pytest.Item) -> About:
-    """Read a case's file mark `fota_chapter(role, title, *tags)` and its docstring's first line."""
-    mark = item.get_closest_marker("fota_chapter")
-    role, chapter, *tags = mark.args if mark else ("", "")
+    """Read a case's file name `test_<role>_<subject>.py`, its mark `fota_requirement(*ids)` and its docstring."""
     docstring: str = getattr(getattr(item, "function", None), "__doc__", None) or item.name
     return About(
         id=f"{item.path.name}::{item.name}",
         story=docstring.strip().splitlines()[0],
         variant=item.name.partition("[")[2].removesuffix("]"),
-        role=role,
-        chapter=chapter,
-        tags=tuple(tags),
+        chapter=item.path.stem.removeprefix("test_").replace("_", "-"),
+        requirements=tuple(name for mark in item.iter_markers("fota_requirement") for name in mark.args),
     )

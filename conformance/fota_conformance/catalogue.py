@@ -153,7 +153,7 @@ def _chapter(table: dict[str, Any]) -> Chapter:
 
 
 def _requirement(item: dict[str, Any], chapter: dict[str, Any]) -> Requirement:
-    lists = {key: tuple(item.pop(key, ())) for key in ("handshake", "needs", "defects", "aliases")}
+    lists: dict[str, Any] = {key: tuple(item.pop(key, ())) for key in ("handshake", "needs", "defects", "aliases")}
     try:
         return Requirement(
             chapter=chapter["id"],

@@ -1,21 +1,23 @@
-"""One whole update over raw bytes, in either role, phase by phase.
+"""One session over raw bytes, in either role, in phases that a case puts together.
 
-The server's side of the wire is compared byte for byte with the file; every demand that fails says where in the update
-it failed. Each phase is a step in the report. Nothing here starts or stops a target.
+`PlayedDevice` is the kit's device in a session with a server under test, `PlayedServer` the kit's server in a session
+with a device under test. The happy path is `update()`; a case that is about something else plays part of it, does what
+it is about on `peer`, and says what must follow. Every phase compares bytes, is a step in the report, and says where in
+the session it failed. Nothing here starts or stops a target.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeAlias
+from collections.abc import Iterable
+from typing import Final, Self
 
-from fota_conformance.errors import Nonconformance
 from fota_conformance.hosts import Device
 from fota_conformance.peer import Peer
 from fota_conformance.reading import Firmware, memory_of
 from fota_conformance.reporting import step
-from fota_conformance.target import Handshake, Revision, Target
+from fota_conformance.target import DeviceCommand, Handshake, Revision, ServerAddress, ServerCommand
 from fota_conformance.wire import (
     ACK,
     ALLOWED,
+    DENIED,
     Frame,
     Kind,
     end,
@@ -32,120 +34,248 @@ SETTLE_TIME: Final = 0.25
 LAN; a target that is slower to misbehave passes, never the other way round."""
 MCUID_DIGITS: Final = 25
 """Digits of an identification that name the device under revision A; the rest is model and versions."""
+ONE_FRAME: Final = "nothing: a record has no line ending, and the next frame waits for the ack"
+"""What may follow a record before it is acked."""
 
 
-PlayUpdate: TypeAlias = Callable[[Firmware, str], Mapping[str, object]]
-"""Serve an image and a version to the device under test, in one whole update of its own; gives the values of the
-placeholders in its target file."""
+class PlayedDevice:
+    """The kit's device in one session with the server under test; closed on leaving its `with` block.
 
-
-def update_from_server(
-    peer: Peer, target: Target, device: Device, *, acks_permission: bool, others: Iterable[Firmware] = ()
-) -> None:
-    """Play `device` through one whole update from the server under test.
-
-    `acks_permission` is the sort of device: one that acks `@4#` (revision B) or one that waits for the first record.
+    `acks_permission` is the sort of device: one that acks `@4#` (revision B), or one that waits for the first record.
     `others` are all images that the server has, to say where a wrong record comes from.
     """
-    records = device.firmware.records
-    settle_s = SETTLE_TIME * target.scale
-    with step(f"the device names itself, {device.mcuid}, and is allowed to update"):
-        situation = f"after the identification of device {device.mcuid}, which the registry knows"
-        peer.send(identification(device.mcuid), situation)
-        answer = peer.read(read_answer, target.timeouts.answer, situation, f"{show(ALLOWED)} (update allowed)")
-        if answer.kind is not Kind.ALLOWED:
-            came = f"{show(answer.raw)} ({answer.kind.value})"
-            raise peer.failure(situation, came=came, accepted=f"{show(ALLOWED)} (update allowed)")
-    if acks_permission:
-        with step("the server waits for the ack of its permission"):
+
+    def __init__(
+        self,
+        peer: Peer,
+        target: ServerCommand | ServerAddress,
+        device: Device,
+        *,
+        acks_permission: bool,
+        others: Iterable[Firmware] = (),
+    ) -> None:
+        self.peer = peer
+        self.target = target
+        self.device = device
+        self.acks_permission = acks_permission
+        self.received: list[bytes] = []
+        """The records that came and were right, in order."""
+        self._others = tuple(others)
+        self._settle_s = SETTLE_TIME * target.scale
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peer.close()
+
+    @property
+    def firmware(self) -> Firmware:
+        """The image that the device is to get."""
+        assert self.device.firmware is not None, "a device whose file cannot be read is never served"
+        return self.device.firmware
+
+    def update(self) -> None:
+        """One whole update, from the identification to the close."""
+        self.begin()
+        self.take_rest()
+        self.finish()
+
+    def begin(self) -> None:
+        """Up to the first record: identification, permission, and the ack of it where this device acks it."""
+        self.identify()
+        self.expect_allowed()
+        self.ack_permission()
+
+    def identify(self) -> None:
+        """Name itself."""
+        with step(f"the device names itself, {self.device.mcuid}"):
+            self.peer.send(identification(self.device.mcuid), "naming itself")
+
+    def expect_allowed(self, situation: str = "") -> None:
+        """Demand `@4#`."""
+        situation = situation or f"after the identification of device {self.device.mcuid}, which the registry knows"
+        accepted = f"{show(ALLOWED)} (update allowed)"
+        with step("the server allows the update"):
+            answer = self.peer.read(read_answer, self.target.timeouts.answer, situation, accepted)
+            if answer.kind is not Kind.ALLOWED:
+                raise self.peer.failure(situation, came=f"{show(answer.raw)} ({answer.kind.value})", accepted=accepted)
+
+    def expect_denied(self, situation: str) -> None:
+        """Demand `@0#`, then a close."""
+        accepted = f"{show(DENIED)} (update denied), then a close"
+        with step("the server denies the update and closes"):
+            answer = self.peer.read(read_answer, self.target.timeouts.answer, situation, accepted)
+            if answer.kind is not Kind.DENIED:
+                raise self.peer.failure(situation, came=f"{show(answer.raw)} ({answer.kind.value})", accepted=accepted)
+            self.peer.expect_close(self.target.timeouts.close, f"{situation}, after {show(DENIED)}")
+
+    def ack_permission(self) -> None:
+        """Ack `@4#`, if this sort of device does; under `wait` nothing may have come before."""
+        if not self.acks_permission:
+            return
+        with step("the device acks its permission"):
             situation = f"after {show(ALLOWED)}, before the device acked it"
-            peer.stay_quiet(settle_s, situation, "nothing yet: this server declares that it waits for the ack")
-            peer.send(ACK, situation)
-    with step(f"the server sends {len(records)} records of {device.firmware.name}, each after the ack of the last"):
-        received = []
-        for index, expected in enumerate(records):
-            frame = peer.read(
-                read_transfer,
-                target.timeouts.frame,
-                f"waiting for record {index + 1} of {len(records)} of {device.firmware.name}",
-                show(expected),
-            )
-            if frame.raw != expected:
-                raise _wrong_record(peer, frame, device.firmware, index, others)
-            situation = f"after record {index + 1} of {len(records)}, before the device acked it"
-            nothing = "nothing: a record has no line ending, and the next frame waits for the ack"
-            if index == 0:
-                peer.stay_quiet(settle_s, situation, nothing)
-            peer.expect_nothing_pending(situation, nothing)
-            received.append(frame.raw)
-            peer.send(ACK, situation)
-    with step("the server ends the transfer"):
-        situation = f"after the ack of the last of {len(records)} records"
-        accepted = f"{show(end(device.version))} (end frame, version {device.version})"
-        last = peer.read(read_transfer, target.timeouts.frame, situation, accepted)
-        if last.raw != end(device.version):
-            raise peer.failure(situation, came=f"{show(last.raw)} ({last.kind.value})", accepted=accepted)
-        peer.send(ACK, situation)
-    with step("the server closes the connection"):
-        peer.expect_close(target.timeouts.close, "after the ack of the end frame")
-    with step("what came is the image, as bincopy reads the file"):
-        if memory_of(received) != device.firmware.memory:
-            raise peer.failure(
-                "comparing the bytes in all records with the file",
-                came=f"CRC {memory_of(received).crc:08X}",
-                accepted=f"CRC {device.firmware.memory.crc:08X}",
-            )
+            if self.target.handshake is Handshake.WAIT:
+                accepted = "nothing yet: this server declares that it waits for the ack"
+                self.peer.stay_quiet(self._settle_s, situation, accepted)
+            self.peer.send(ACK, situation)
+
+    def take_record(self) -> None:
+        """Demand the next record, byte for byte, and nothing behind it; it is not acked yet."""
+        records, index = self.firmware.records, len(self.received)
+        situation = f"waiting for record {index + 1} of {len(records)} of {self.firmware.name}"
+        frame = self.peer.read(read_transfer, self.target.timeouts.frame, situation, show(records[index]))
+        if frame.raw != records[index]:
+            came = f"{show(frame.raw)}, {_origin(frame, self.firmware, records[index], self._others)}"
+            raise self.peer.failure(situation, came=came, accepted=show(records[index]))
+        self.received.append(frame.raw)
+        unacked = f"after record {index + 1} of {len(records)}, before the device acked it"
+        if index == 0:
+            self.peer.stay_quiet(self._settle_s, unacked, ONE_FRAME)
+        self.peer.expect_nothing_pending(unacked, ONE_FRAME)
+
+    def ack(self, raw: bytes = ACK) -> None:
+        """Ack what came last, or send something else in the ack's place."""
+        self.peer.send(raw, f"acking record {len(self.received)} of {len(self.firmware.records)}")
+
+    def take(self, count: int) -> None:
+        """Take some records and ack each."""
+        with step(f"the server sends {count} records of {self.firmware.name}, each after the ack of the last"):
+            for _ in range(count):
+                self.take_record()
+                self.ack()
+
+    def take_rest(self) -> None:
+        """Take all records that are left, and ack each."""
+        self.take(len(self.firmware.records) - len(self.received))
+
+    def expect_end_frame(self) -> None:
+        """Demand the end frame, with the version of the registry."""
+        with step("the server ends the transfer"):
+            situation = f"after the ack of the last of {len(self.received)} records"
+            frame = end(self.device.version.upper())
+            accepted = f"{show(frame)} (end frame, version {self.device.version.upper()})"
+            last = self.peer.read(read_transfer, self.target.timeouts.frame, situation, accepted)
+            if last.raw != frame:
+                raise self.peer.failure(situation, came=f"{show(last.raw)} ({last.kind.value})", accepted=accepted)
+
+    def finish(self) -> None:
+        """Take and ack the end frame; demand the close, and that the records were the whole image."""
+        self.expect_end_frame()
+        self.peer.send(ACK, "acking the end frame")
+        with step("the server closes the connection"):
+            # A server that went on without the ack of @4# may linger for one that is missing.
+            within_s = self.target.timeouts.close + self.target.deadlines.grace
+            self.peer.expect_close(within_s, "after the ack of the end frame")
+        with step("what came is the image, as bincopy reads the file"):
+            if memory_of(self.received) != self.firmware.memory:
+                raise self.peer.failure(
+                    "comparing the bytes in all records with the file",
+                    came=f"CRC {memory_of(self.received).crc:08X}",
+                    accepted=f"CRC {self.firmware.memory.crc:08X}",
+                )
+
+    def expect_cut_off(self, situation: str) -> None:
+        """Demand that the server ends the session: no further frame, and a close."""
+        with step("the server ends the session"):
+            self.peer.expect_close(self.target.timeouts.close, situation)
 
 
-def update_device(peer: Peer, target: Target, mcuid: str, firmware: Firmware, version: str) -> None:
-    """Play the server for one whole update of the device under test."""
-    times = target.timeouts
-    with step("the device names itself"):
-        situation = "after the device connected"
-        accepted = f"{show(identification(mcuid))} (identification)"
-        if target.revision is Revision.A:
-            accepted += ", with further digits before the # if it likes"
-        frame = peer.read(read_identification, times.answer, situation, accepted)
-        if _named(frame.value, target.revision) != mcuid:
-            raise peer.failure(situation, came=show(frame.raw), accepted=accepted)
-    with step("the server allows the update"):
-        peer.send(ALLOWED, "answering the identification")
-        spare_acks = _read_permission_ack(peer, target)
-    with step(f"the device acks each of {len(firmware.records)} records of {firmware.name}"):
-        for index, record in enumerate(firmware.records):
-            name = f"record {index + 1} of {len(firmware.records)}"
-            peer.send(record, f"sending {name}")
-            spare_acks = _read_one_ack(peer, times.frame, f"after {name}", spare_acks)
-    with step("the device acks the end frame"):
-        peer.send(end(version), "sending the end frame")
-        situation = f"after the end frame, version {version}"
-        spare_acks = _read_one_ack(peer, times.frame, situation, spare_acks)
-        accepted = "nothing more, or a close: one frame, one ack"
-        if peer.try_read(read_ack, SETTLE_TIME * target.scale, situation, accepted) and not spare_acks:
-            raise peer.failure(f"{situation} and its ack", came=show(ACK), accepted=accepted)
+class PlayedServer:
+    """The kit's server in one session with the device under test; closed on leaving its `with` block."""
 
+    def __init__(self, peer: Peer, target: DeviceCommand, mcuid: str) -> None:
+        self.peer = peer
+        self.target = target
+        self.mcuid = mcuid
+        self._spare_acks = 0
+        self._settle_s = SETTLE_TIME * target.scale
 
-def _read_permission_ack(peer: Peer, target: Target) -> int:
-    """Hear out a device about `@4#`; how many acks it may still be ahead of us."""
-    situation = f"after {show(ALLOWED)}, before the first record"
-    if target.handshake is Handshake.IMMEDIATE:
-        return 0
-    if target.handshake is Handshake.WAIT:
-        accepted = f"{show(ACK)} (this device declares that it acks the permission)"
-        peer.read(read_ack, target.timeouts.frame, situation, accepted)
-        return 0
-    accepted = f"{show(ACK)}, or nothing"
-    return 0 if peer.try_read(read_ack, target.timeouts.grace, situation, accepted) else 1
+    def __enter__(self) -> Self:
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self.peer.close()
 
-def _read_one_ack(peer: Peer, within_s: float, situation: str, spare: int) -> int:
-    """Demand one ack and no more than the spare ones; how many are still spare."""
-    peer.read(read_ack, within_s, situation, f"{show(ACK)} (one ack)")
-    if peer.pending and spare:
-        peer.read(read_ack, within_s, situation, f"{show(ACK)} (the late ack of {show(ALLOWED)})")
-        spare -= 1
-    peer.expect_nothing_pending(f"{situation} and its ack", "nothing: one frame, one ack")
-    return spare
+    def update(self, firmware: Firmware, version: str) -> None:
+        """One whole update, from the identification to the ack of the end frame."""
+        self.begin()
+        self.serve(firmware.records)
+        self.end(version)
+
+    def begin(self) -> None:
+        """Up to the first record: identification, permission, and the device's ack of it."""
+        self.expect_identification()
+        self.allow()
+
+    def expect_identification(self) -> None:
+        """Demand that the device names itself."""
+        with step("the device names itself"):
+            situation = "after the device connected"
+            accepted = f"{show(identification(self.mcuid))} (identification)"
+            if self.target.revision is Revision.A:
+                accepted += ", with further digits before the # if it likes"
+            frame = self.peer.read(read_identification, self.target.timeouts.answer, situation, accepted)
+            if _named(frame.value, self.target.revision) != self.mcuid:
+                raise self.peer.failure(situation, came=show(frame.raw), accepted=accepted)
+
+    def allow(self, raw: bytes = ALLOWED) -> None:
+        """Send `@4#` (or, whole, the bytes that a case wants instead) and hear what the device says to it."""
+        with step("the server allows the update"):
+            self.peer.send(raw, "answering the identification")
+            self.hear_permission_ack()
+
+    def hear_permission_ack(self) -> None:
+        """Take the ack of `@4#` of a device that sends it; under `auto`, find out."""
+        situation = f"after {show(ALLOWED)}, before the first record"
+        if self.target.handshake is Handshake.WAIT:
+            accepted = f"{show(ACK)} (this device declares that it acks the permission)"
+            self.peer.read(read_ack, self.target.timeouts.frame, situation, accepted)
+        elif self.target.handshake is Handshake.AUTO:
+            accepted = f"{show(ACK)}, or nothing"
+            acked = self.peer.try_read(read_ack, self.target.timeouts.grace, situation, accepted)
+            self._spare_acks = 0 if acked else 1
+
+    def serve(self, records: Iterable[bytes]) -> None:
+        """Send records, each after the ack of the last."""
+        records = tuple(records)
+        with step(f"the device acks each of {len(records)} records"):
+            for index, record in enumerate(records):
+                name = f"record {index + 1} of {len(records)}"
+                self.peer.send(record, f"sending {name}")
+                self.expect_ack(f"after {name}, {show(record)}")
+
+    def expect_ack(self, situation: str) -> None:
+        """Demand one ack, and no other."""
+        within_s = self.target.timeouts.frame
+        self.peer.read(read_ack, within_s, situation, f"{show(ACK)} (one ack)")
+        if self.peer.pending and self._spare_acks:
+            self.peer.read(read_ack, within_s, situation, f"{show(ACK)} (the late ack of {show(ALLOWED)})")
+            self._spare_acks -= 1
+        self.peer.expect_nothing_pending(f"{situation} and its ack", "nothing: one frame, one ack")
+
+    def end(self, version: str) -> None:
+        """Send the end frame and demand its one ack."""
+        with step("the device acks the end frame"):
+            self.peer.send(end(version), "sending the end frame")
+            situation = f"after the end frame, version {version}"
+            self.expect_ack(situation)
+            accepted = "nothing more, or a close: one frame, one ack"
+            if self.peer.try_read(read_ack, self._settle_s, situation, accepted) and not self._spare_acks:
+                raise self.peer.failure(f"{situation} and its ack", came=show(ACK), accepted=accepted)
+
+    def expect_no_ack(self, within_s: float, situation: str, accepted: str = "no ack: silence, or a close") -> None:
+        """Demand that no byte comes for a while; a close is fine and ends the wait."""
+        with step("the device does not ack"):
+            came = self.peer.pending or self.peer.drain(within_s).strip(b"\r\n")
+            if came:
+                raise self.peer.failure(situation, came=show(came), accepted=accepted)
+
+    def expect_close(self, within_s: float, situation: str) -> None:
+        """Demand that the device closes, without another byte."""
+        with step("the device closes the connection"):
+            self.peer.expect_close(within_s, situation)
 
 
 def _named(digits: str, revision: Revision) -> str:
@@ -153,19 +283,8 @@ def _named(digits: str, revision: Revision) -> str:
     return digits[:MCUID_DIGITS] if revision is Revision.A else digits
 
 
-def _wrong_record(
-    peer: Peer, frame: Frame, firmware: Firmware, index: int, others: Iterable[Firmware]
-) -> Nonconformance:
-    """Say where the frame that came instead of a record belongs."""
-    expected = firmware.records[index]
-    return peer.failure(
-        f"waiting for record {index + 1} of {len(firmware.records)} of {firmware.name}",
-        came=f"{show(frame.raw)}, {_origin(frame, firmware, expected, others)}",
-        accepted=show(expected),
-    )
-
-
 def _origin(frame: Frame, firmware: Firmware, expected: bytes, others: Iterable[Firmware]) -> str:
+    """Where the frame that came instead of a record belongs."""
     if frame.kind is not Kind.RECORD:
         return f"which is an {frame.kind.value}: the rest of the image is missing"
     if frame.raw.upper() == expected:

@@ -1,12 +1,17 @@
 """Bringing a target up for the cases: the registry and firmware it serves, its address, its logs, its end.
 
 A server started by command lives through many cases: one instance per pytest worker, with a registry of all devices of
-all cases, written before it starts. It is discarded after a case that did not pass, and started again for the next.
-A server by address is only known. A device's command plays one session, so each case starts its own.
+all cases, written before it starts. It is discarded after a case that did not pass, and started again for the next. A
+case may have an instance of its own, with a registry of its own. A server by address is only known. A device's command
+plays one session, so each session of a case starts its own.
 """
 
+import contextlib
+import enum
 import hashlib
 import json
+import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,10 +28,30 @@ REGISTRY_NAME: Final = "devices2update.txt"
 """The seed's name for its registry."""
 MCUID_DIGITS: Final = 25
 """Decimal digits of an MCUID under revision A; valid under revision B, too."""
+OUTSIDE: Final = "outside"
+"""The folder beside the firmware folder, for files that no server may serve."""
+PROVISION_TIMEOUT: Final = 60.0
+"""Seconds that a target's own provision or control command may take."""
 LOG_TAIL: Final = 64 * 1024
 """Bytes of each of a server's log files that are kept with a case."""
+MAX_LOGS: Final = 50
+"""Log files of a server that are kept with a case; some write one for each session."""
+BINARY_LOGS: Final = frozenset({".sqlite", ".sqlite-wal", ".sqlite-shm", ".db"})
+"""What servers put beside their logs and nobody reads as text."""
+TABLE_NAME: Final = "table.json"
+"""The file that tells a `provision` command which devices the server is to know."""
 DYING: Final = 0.5
 """Seconds that a process whose connection broke may take to be gone, before it counts as alive."""
+
+
+class Place(enum.Enum):
+    """Where the file of a registry entry lies."""
+
+    INSIDE = "in the firmware folder"
+    ABOVE = "beside the firmware folder, named by ../"
+    ABSOLUTE = "beside the firmware folder, named by its absolute path"
+    LINK = "beside the firmware folder, behind a symbolic link in it"
+    NOWHERE = "nowhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +59,43 @@ class Device:
     """A device that the server under test is to know: its identity, its image, the version in its end frame."""
 
     mcuid: str
-    firmware: Firmware
+    firmware: Firmware | None
+    """None where bincopy cannot read the file: such a device is never to be served."""
     version: str
+    file: str
+    """The name of the file."""
+    content: bytes = b""
+    place: Place = Place.INSIDE
+
+    def entry(self, folder: Path) -> str:
+        """The registry's name for the file; `folder` is the firmware folder."""
+        if self.place is Place.ABOVE:
+            return f"../{OUTSIDE}/{self.file}"
+        return str(folder.parent / OUTSIDE / self.file) if self.place is Place.ABSOLUTE else self.file
+
+    @classmethod
+    def of(cls, mcuid: str, firmware: Firmware, version: str) -> "Device":
+        """A device with an ordinary image."""
+        return cls(mcuid, firmware, version, firmware.name, firmware.content)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A device that a case wants the server to know: an image by name (see `images`), a version, a place."""
+
+    image: str
+    version: str = "16"
+    place: Place = Place.INSIDE
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a server by command finds when it starts."""
+
+    devices: tuple[Device, ...]
+    lines: tuple[str, ...] = ()
+    """The registry's lines where they are not simply the devices'; `{0}` is the first device's own line, `{0.mcuid}`,
+    `{0.file}`, `{0.version}` its fields."""
 
 
 def make_mcuid(*parts: object) -> str:
@@ -47,15 +107,15 @@ def make_mcuid(*parts: object) -> str:
 class CommandServer:
     """A server under test that the kit starts when a case needs it."""
 
-    def __init__(self, target: ServerCommand, folder: Path, devices: tuple[Device, ...]) -> None:
+    def __init__(self, target: ServerCommand, folder: Path, surroundings: Surroundings) -> None:
         self._target = target
         self._folder = folder
-        self._devices = devices
+        self._surroundings = surroundings
         self._instances = 0
         self._child: Child | None = None
         self._never_ready = False
         self._address = ("", 0)
-        self._logs = folder
+        self._place = folder
 
     def address(self) -> tuple[str, int]:
         """Where it listens; it is started if it does not run. One that was never ready is not tried again."""
@@ -73,6 +133,38 @@ class CommandServer:
             self._child.stop(self._target.timeouts.stop)
             self._child = None
 
+    def again(self) -> None:
+        """Kill it, as a power cut would, and start it on the same port with the same folders."""
+        child = self.process
+        child.stop(0.0)
+        self._launch()
+
+    @property
+    def process(self) -> Child:
+        """Its process, which runs or has ended."""
+        self.address()
+        assert self._child is not None
+        return self._child
+
+    @property
+    def firmware(self) -> Path:
+        """Its firmware folder."""
+        return self._place / "firmware"
+
+    def open_files(self) -> int:
+        """Descriptors that its process and all of the same group have open (Linux)."""
+        group = self.process.pid
+        total = 0
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError, ValueError):
+                if os.getpgid(int(entry.name)) == group:
+                    total += len(list((entry / "fd").iterdir()))
+        return total
+
+    def terminate(self) -> None:
+        """Ask its process to stop, as a service manager does."""
+        self.process.tell(signal.SIGTERM)
+
     def mark(self) -> int:
         """Where its output is now, for `logs`; the beginning, if the next case starts it."""
         return self._child.output.mark() if self._child is not None and self._child.exit_status is None else 0
@@ -82,8 +174,8 @@ class CommandServer:
         if self._child is None:
             return {}
         found = {"output.log": self._child.output.since(mark)}
-        for path in sorted(self._logs.rglob("*")):
-            if path.is_file():
+        for path in sorted((self._place / "logs").rglob("*"))[:MAX_LOGS]:
+            if path.is_file() and path.suffix not in BINARY_LOGS:
                 with path.open("rb") as file:
                     file.seek(max(path.stat().st_size - LOG_TAIL, 0))
                     found[path.name] = file.read(LOG_TAIL).decode("utf-8", "backslashreplace")
@@ -95,21 +187,31 @@ class CommandServer:
             return ""
         return f"the server's process ended with status {status}"
 
-    def _start(self) -> None:
-        self._instances += 1
-        place = self._folder / f"server-{self._instances}"
-        registry, firmware, self._logs = place / REGISTRY_NAME, place / "firmware", place / "logs"
-        firmware.mkdir(parents=True)
-        self._logs.mkdir()
-        provision(registry, firmware, self._devices)
-        self._address = (self._target.host, free_port(self._target.host))
-        values = {
+    def _values(self) -> dict[str, object]:
+        return {
             "host": self._target.host,
             "port": self._address[1],
-            "registry": registry,
-            "firmware": firmware,
-            "logs": self._logs,
+            "registry": self._place / REGISTRY_NAME,
+            "firmware": self.firmware,
+            "logs": self._place / "logs",
         }
+
+    def _start(self) -> None:
+        self._instances += 1
+        self._place = self._folder / f"server-{self._instances}"
+        self._address = (self._target.host, free_port(self._target.host))
+        self.firmware.mkdir(parents=True)
+        (self._place / "logs").mkdir()
+        provision(self._place / REGISTRY_NAME, self.firmware, self._surroundings)
+        if self._target.provision is not None:
+            table = self._place / TABLE_NAME
+            table.write_text(json.dumps(_table(self._surroundings.devices, self.firmware), indent=2), encoding="utf-8")
+            words = tuple(fill(word, self._values() | {"table": table}) for word in self._target.provision)
+            run_control(words, self._target.path.resolve().parent, "provision")
+        self._launch()
+
+    def _launch(self) -> None:
+        values = self._values()
         command = tuple(fill(word, values) for word in self._target.command)
         child = Child(command, self._target.path.resolve().parent)
         if not child.wait_until(lambda: self._is_ready(child, values), self._target.timeouts.ready):
@@ -129,10 +231,12 @@ class CommandServer:
 
 
 class KnownServer:
-    """A server under test that runs already."""
+    """A server under test that runs already; what only a process shows is not asked of it."""
 
     def __init__(self, target: ServerAddress) -> None:
         self._address = (target.host, target.port)
+        self.last_case = ""
+        """The last case that reached it: the one to look at when it is gone."""
 
     def address(self) -> tuple[str, int]:
         """Where it listens."""
@@ -155,15 +259,15 @@ class KnownServer:
 
 
 class DeviceRun:
-    """A device under test while it plays its one session."""
+    """A device under test while it plays one session."""
 
     def __init__(self, child: Child, timeouts: Timeouts) -> None:
-        self._child = child
+        self.child = child
         self._timeouts = timeouts
 
     def finish(self) -> None:
         """Wait for the end of the command: only then its observations are complete."""
-        if self._child.wait(self._timeouts.exit) is None:
+        if self.child.wait(self._timeouts.exit) is None:
             raise CouldNotTest(
                 f"the device's command still runs {self._timeouts.exit:g} s after the connection was closed; "
                 "it must play one session, write its observations, and exit"
@@ -171,22 +275,12 @@ class DeviceRun:
 
     def has_ended(self) -> bool:
         """Whether the command has ended."""
-        return self._child.exit_status is not None
-
-    def logs(self) -> dict[str, str]:
-        """What it said."""
-        return {"output.log": self._child.output.since()}
+        return self.child.exit_status is not None
 
 
 @contextmanager
 def run_device(target: DeviceCommand, values: Mapping[str, object]) -> Iterator[DeviceRun]:
-    """Start the device's command; it is stopped at the end of the `with` block, if it has not ended by then.
-
-    Observations that are left from an earlier run are removed first: they must not pass for new ones.
-    """
-    for template in (target.observe.flash, target.observe.outcome):
-        if template is not None:
-            observation_path(target, template, values).unlink(missing_ok=True)
+    """Start the device's command; it is stopped at the end of the `with` block, if it has not ended by then."""
     child = Child(tuple(fill(word, values) for word in target.command), target.path.resolve().parent)
     try:
         yield DeviceRun(child, target.timeouts)
@@ -194,12 +288,65 @@ def run_device(target: DeviceCommand, values: Mapping[str, object]) -> Iterator[
         child.stop(target.timeouts.stop)
 
 
-def provision(registry: Path, firmware: Path, devices: tuple[Device, ...]) -> None:
+def remove_observations(target: DeviceCommand, values: Mapping[str, object]) -> None:
+    """Remove what an earlier case left behind: it must not pass for what this one does."""
+    for template in (target.observe.flash, target.observe.outcome):
+        if template is not None:
+            observation_path(target, template, values).unlink(missing_ok=True)
+
+
+def run_control(command: tuple[str, ...], folder: Path, name: str) -> None:
+    """Run a command of the target file (`provision`, `reset`, …) to its end; it must succeed."""
+    with Child(command, folder) as child:
+        status = child.wait(PROVISION_TIMEOUT)
+        if status != 0:
+            how = f"still runs after {PROVISION_TIMEOUT:g} s" if status is None else f"ended with status {status}"
+            output = child.output.since().strip() or "(nothing)"
+            raise CouldNotTest(f"the target's {name} command {how}: {' '.join(command)}\n  output: {output}")
+
+
+def provision(registry: Path, firmware: Path, surroundings: Surroundings) -> None:
     """Write the seed's registry, `MCUID,filename,version` per line, and the files that it names."""
-    for device in devices:
-        (firmware / device.firmware.name).write_bytes(device.firmware.content)
-    lines = [f"{device.mcuid},{device.firmware.name},{device.version}\n" for device in devices]
-    registry.write_text("".join(lines), encoding="ascii")
+    outside = firmware.parent / OUTSIDE
+    for device in surroundings.devices:
+        if device.place is Place.NOWHERE:
+            continue
+        folder = firmware
+        if device.place is not Place.INSIDE:
+            folder = outside
+            outside.mkdir(exist_ok=True)
+        (folder / device.file).write_bytes(device.content)
+        if device.place is Place.LINK:
+            (firmware / device.file).symlink_to(outside / device.file)
+    own = [f"{device.mcuid},{device.entry(firmware)},{device.version}" for device in surroundings.devices]
+    lines = own
+    if surroundings.lines:
+        rows = [_Row(line, device) for line, device in zip(own, surroundings.devices, strict=True)]
+        lines = [line.format(*rows) for line in surroundings.lines]
+    registry.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+class _Row:
+    """A device as a registry line's template sees it."""
+
+    def __init__(self, line: str, device: Device) -> None:
+        self._line = line
+        self.mcuid = device.mcuid
+        self.file = device.file
+        self.version = device.version
+
+    def __str__(self) -> str:
+        return self._line
+
+
+def _table(devices: tuple[Device, ...], firmware: Path) -> dict[str, object]:
+    """What a `provision` command reads."""
+    return {
+        "firmware": str(firmware),
+        "devices": [
+            {"mcuid": device.mcuid, "file": device.entry(firmware), "version": device.version} for device in devices
+        ],
+    }
 
 
 def free_port(host: str) -> int:

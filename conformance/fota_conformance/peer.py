@@ -7,7 +7,9 @@ on the wire becomes a `Nonconformance` that says what was sent last, what came a
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Self
 
 from fota_conformance.errors import CouldNotTest, HarnessError, Nonconformance, WireError
@@ -49,6 +51,23 @@ class Peer:
         self._link.close()
 
     @property
+    def ended(self) -> str:
+        """How the connection ended, as far as it was noticed; empty while it is open."""
+        return self._ended
+
+    def reset(self) -> None:
+        """Close our end by a TCP reset (RST): what a crashed peer, or a middle box that forgot it, leaves behind."""
+        self.log.event("reset by the kit")
+        self._link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._link.close()
+
+    def stop_sending(self) -> None:
+        """Shut down our sending half (FIN); we still listen."""
+        self.log.event("the kit shut down its sending half")
+        with contextlib.suppress(OSError):
+            self._link.shutdown(socket.SHUT_WR)
+
+    @property
     def pending(self) -> bytes:
         """Bytes that came and belong to no frame yet; a device's line endings are not counted."""
         if self._role is Sender.SERVER:
@@ -66,6 +85,13 @@ class Peer:
             self._ended = self._ended or f"the connection broke ({error.strerror or error})"
             self.log.event(self._ended)
             raise self.failure(situation, came=self._ended, accepted="that these bytes are taken") from error
+
+    def send_pieces(self, pieces: Iterable[bytes], pause_s: float, situation: str) -> None:
+        """Send bytes in segments of their own, with a pause between two of them."""
+        for index, piece in enumerate(pieces):
+            if index:
+                time.sleep(pause_s)
+            self.send(piece, situation)
 
     def read(self, reader: Reader, within_s: float, situation: str, accepted: str) -> Frame:
         """The next frame; anything else, or nothing in time, is a `Nonconformance`."""
@@ -103,9 +129,9 @@ class Peer:
         if self.pending:
             raise self.failure(situation, came=show(self.pending), accepted=accepted)
 
-    def expect_close(self, within_s: float, situation: str) -> None:
+    def expect_close(self, within_s: float, situation: str, accepted: str = "") -> None:
         """Demand that the other side closes, without another byte."""
-        accepted = f"a close within {within_s:g} s, and not a byte more"
+        accepted = accepted or f"a close within {within_s:g} s, and not a byte more"
         deadline = self._clock() + within_s
         while not self.pending and self._receive(deadline):
             pass
@@ -113,6 +139,14 @@ class Peer:
             raise self.failure(situation, came=show(self.pending), accepted=accepted)
         if not self._ended:
             raise self.failure(situation, came=f"nothing for {within_s:g} s, still open", accepted=accepted)
+
+    def drain(self, for_s: float) -> bytes:
+        """Whatever comes until the other side closes, at most for a while."""
+        deadline = self._clock() + for_s
+        while self._receive(deadline):
+            pass
+        came, self._buffer = self._buffer, b""
+        return came
 
     def failure(self, situation: str, *, came: str, accepted: str) -> Nonconformance:
         """A `Nonconformance` that knows what this peer sent last."""

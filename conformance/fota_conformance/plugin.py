@@ -5,8 +5,19 @@ import pytest and the standard library, nothing else.
 """
 
 from pathlib import Path
+from typing import Final
 
 import pytest
+
+MARKS: Final = (
+    "fota_requirement(*ids): the requirements that a case judges",
+    "fota_devices(*(image, version, place)): the devices that a server must know",
+    "fota_fresh: the case has a server of its own",
+    "fota_registry(*lines): the case has a server of its own, with this registry",
+    "fota_waits: the case mostly waits for a deadline, and runs beside the others",
+    "fota_cuts(image): the image whose records the argument `cut` counts",
+)
+"""The marks of the cases."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,12 +27,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--fota-results", type=Path, metavar="DIR", help="folder for results.json and the files of each case"
     )
+    group.addoption(
+        "--fota-requirement",
+        action="append",
+        metavar="ID",
+        help="only the cases of this requirement (repeatable)",
+    )
+    group.addoption("--fota-exhaustive", action="store_true", help="interrupt updates at every record, not at a few")
+    group.addoption("--fota-verbose", action="store_true", help="list every case, not only what did not pass")
+    group.addoption(
+        "--fota-spec",
+        default="spec.html",
+        metavar="URL",
+        help="where reports link requirements to (default: spec.html)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Know the marks of the cases; with a target, start to collect verdicts."""
-    config.addinivalue_line("markers", "fota_chapter(role, title, *tags): what the cases of a file are about")
-    config.addinivalue_line("markers", "fota_devices(*(image, version)): the devices that a server must know")
+    for mark in MARKS:
+        config.addinivalue_line("markers", mark)
     if config.getoption("fota_target") is not None:
         from fota_conformance.collector import Collector
 

@@ -98,6 +98,15 @@ class Child:
         """The child's exit status (negative: the signal that ended it), `None` while it runs."""
         return self._process.poll()
 
+    @property
+    def pid(self) -> int:
+        """Its process, which leads a group of its own."""
+        return self._process.pid
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send a signal to the process alone, as a service manager does."""
+        self._process.send_signal(number)
+
     def wait(self, within_s: float) -> int | None:
         """Wait for the child to end by itself."""
         with contextlib.suppress(subprocess.TimeoutExpired):

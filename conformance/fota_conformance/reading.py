@@ -73,16 +73,21 @@ class Firmware:
 
 def read_firmware(path: Path) -> Firmware:
     """Read an S-record file; every line's checksum is bincopy's to check."""
-    content = _read(path)
+    return read_text(path.name, _read(path), str(path))
+
+
+def read_text(name: str, content: bytes, where: str = "") -> Firmware:
+    """The same for a file's content."""
+    where = where or name
     try:
         lines = [line.strip() for line in content.decode("ascii").splitlines() if line.strip()]
         records = tuple(line.upper().encode("ascii") for line in lines if bincopy.unpack_srec(line)[0] in _DATA_TYPES)
         memory = memory_of(records)
     except (bincopy.Error, ValueError) as error:
-        raise ReadingError(f"{path}: {error}") from error
+        raise ReadingError(f"{where}: {error}") from error
     if not records:
-        raise ReadingError(f"{path}: no data record (S1, S2, S3)")
-    return Firmware(path.name, content, records, memory)
+        raise ReadingError(f"{where}: no data record (S1, S2, S3)")
+    return Firmware(name, content, records, memory)
 
 
 def memory_of(records: Iterable[bytes]) -> Memory:

@@ -11,10 +11,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-from fota_conformance.target import Kind, load_target
+from fota_conformance.catalogue import load
+from fota_conformance.target import load_target
 from fota_conformance.verdicts import EXIT_UNTESTED, EXIT_USAGE
 
 CASES: Final = "fota_conformance.cases"
@@ -29,10 +31,21 @@ PYTEST_NOTHING_SELECTED: Final = 5
 """pytest's exit code where no case was selected."""
 
 
-def run(target_path: Path, results_dir: Path, xdist: int = 0, select: str = "") -> int:
-    """Judge one target; results go to `results_dir`, verdicts to standard output. Returns the exit code.
+def run(
+    target_path: Path,
+    results_dir: Path,
+    xdist: int = 0,
+    select: str = "",
+    requirements: Sequence[str] = (),
+    *,
+    exhaustive: bool = False,
+    verbose: bool = False,
+    output: IO[bytes] | None = None,
+) -> int:
+    """Judge one target; results go to `results_dir`, verdicts to standard output or `output`. Returns the exit code.
 
-    `xdist` is the number of pytest workers (0: none), `select` a pytest `-k` expression. Raises `TargetError`.
+    `xdist` is the number of pytest workers (0: none), `select` a pytest `-k` expression, `requirements` are ids to
+    confine the cases to. `exhaustive` interrupts updates at every record. Raises `TargetError`, `CatalogueError`.
     """
     target = load_target(target_path)
     results_dir = results_dir.resolve()
@@ -43,43 +56,48 @@ def run(target_path: Path, results_dir: Path, xdist: int = 0, select: str = "") 
         plugins = ["fota_conformance"]
         options = ["-q", "-rN", "--no-header", "--tb=short", "--basetemp", str(work / "tmp")]
         options += ["--fota-target", str(target_path.resolve()), "--fota-results", str(results_dir)]
+        options += [word for name in requirements for word in ("--fota-requirement", load().requirement(name).id)]
+        options += ["--fota-exhaustive"] * exhaustive + ["--fota-verbose"] * verbose
         if select:
             options += ["-k", select]
-        if target.kind is Kind.SERVER_BY_ADDRESS and xdist > 0:
-            print(f"a {target.kind.value} is judged by one worker: the cases run one after the other", flush=True)
-        elif xdist > 0:
+        if xdist > 0:
             plugins.append("xdist")
-            options += ["-n", str(xdist)]
+            options += ["-n", str(xdist), "--dist", "loadgroup"]
         if importlib.util.find_spec("allure_pytest") is not None:
             plugins.append("allure_pytest")
             options += ["--alluredir", str(results_dir / ALLURE_RESULTS), "--clean-alluredir"]
         loaded = [word for plugin in plugins for word in ("-p", plugin)]
         command = [sys.executable, "-m", "pytest", "--pyargs", CASES, "-p", "no:cacheprovider", *loaded, *options]
-        status = _run_interruptibly(command, work)
+        status = _run_interruptibly(command, work, output)
     if status == PYTEST_NOTHING_SELECTED:
-        print(f"no {target.role.value} case matches -k {select!r}", file=sys.stderr)
+        asked = [f"-k {select!r}"] * bool(select) + [f"requirement {name}" for name in requirements]
+        print(f"no case for {target.name} matches {' and '.join(asked)}", file=sys.stderr)
     if status in (PYTEST_USAGE_ERROR, PYTEST_NOTHING_SELECTED):
         return EXIT_USAGE
     try:
         code: int = json.loads((results_dir / "results.json").read_bytes())["exit_code"]
     except FileNotFoundError:
         return EXIT_UNTESTED
-    print(f"results: {results_dir}")
+    if output is None:
+        print(f"results: {results_dir}")
     return code
 
 
 def _clear(results_dir: Path) -> None:
     """Remove what an earlier run left; nothing else that may be in the folder."""
-    (results_dir / "results.json").unlink(missing_ok=True)
+    for name in ("results.json", "junit.xml"):
+        (results_dir / name).unlink(missing_ok=True)
     shutil.rmtree(results_dir / "cases", ignore_errors=True)
     results_dir.mkdir(parents=True, exist_ok=True)
 
 
-def _run_interruptibly(command: list[str], folder: Path) -> int:
+def _run_interruptibly(command: list[str], folder: Path, output: IO[bytes] | None) -> int:
     """Run to the end; an interrupt from the keyboard reaches pytest, too, and it gets time to stop its targets."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "ALLURE_"))}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    process = subprocess.Popen(command, cwd=folder, env=environment)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=output, stderr=None if output is None else subprocess.STDOUT
+    )
     try:
         return process.wait()
     except BaseException:

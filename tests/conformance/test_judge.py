@@ -16,7 +16,7 @@ import pytest
 
 import fota_fixtures
 from fota_cli.main import main
-from fota_conformance.hosts import Device, free_port, provision
+from fota_conformance.hosts import Device, Surroundings, free_port, provision
 from fota_conformance.process import Child, port_is_listening
 from fota_conformance.reading import read_firmware
 from fota_conformance.target import load_target
@@ -219,13 +219,13 @@ def test_workers_judge_side_by_side(judge: Judge) -> None:
 def test_server_by_address_serves_devices_that_it_knows(judge: Judge, tmp_path: Path) -> None:
     """A server that runs already is judged with its own devices and files."""
     images = [read_firmware(fota_fixtures.path(name)) for name in ("blink_1.s19", "blink_2.s19")]
-    devices = tuple(Device(f"{index:025d}", image, f"1{index}") for index, image in enumerate(images))
-    provision(tmp_path / "registry.txt", tmp_path, devices)
+    devices = tuple(Device.of(f"{index:025d}", image, f"1{index}") for index, image in enumerate(images))
+    provision(tmp_path / "registry.txt", tmp_path, Surroundings(devices))
     port = free_port("127.0.0.1")
     values = {"{host}": "127.0.0.1", "{port}": str(port), "{registry}": "registry.txt", "{firmware}": "."}
     options = [values.get(option, option) for option in SERVER_OPTIONS]
     known = [
-        f'[[devices]]\nmcuid = "{device.mcuid}"\nfile = "{device.firmware.name}"\nversion = "{device.version}"\n'
+        f'[[devices]]\nmcuid = "{device.mcuid}"\nfile = "{device.file}"\nversion = "{device.version}"\n'
         for device in devices
     ]
     about = f'kind = "server-by-address"\nrevision = "A"\nhost = "127.0.0.1"\nport = {port}\n'

@@ -1,39 +1,37 @@
-"""What a case may ask for: the target, itself, devices that the server knows, one played update.
+"""What a case may ask for: `server` or `device`, a bench with the target under test, and what pytest varies.
 
-Only the files of the target's role are collected. `server` and `devices` are for servers under test, `play_update` is
-for devices under test.
+A case cites what it is about by `fota_requirement`; from the catalogue follows whether it concerns the target at all,
+and what the target must offer for anybody to see it. `fota_devices` are the devices that its server must know. The
+server of a case marked `fota_fresh` or `fota_registry` is its own; the others share one for each worker. A case marked
+`fota_waits` takes the bench alone, and runs beside the others (see `waiting`).
 """
 
-import os
-import re
-import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-import fota_fixtures
 from fota_conformance import reporting
-from fota_conformance.case import CASE, TARGET, Case, about
-from fota_conformance.collector import CASES_NAME
-from fota_conformance.errors import CouldNotTest
-from fota_conformance.exchange import PlayUpdate, update_device
-from fota_conformance.hosts import CommandServer, Device, KnownServer, make_mcuid, run_device
-from fota_conformance.peer import Peer, connect, listen
-from fota_conformance.reading import Firmware, read_firmware
-from fota_conformance.target import (
-    DeviceCommand,
-    Handshake,
-    KnownDevice,
-    ServerAddress,
-    ServerCommand,
-    Target,
+from fota_conformance.bench import DeviceBench, ServerBench
+from fota_conformance.case import STARTED, TARGET, Case, about
+from fota_conformance.catalogue import load
+from fota_conformance.images import fixture
+from fota_conformance.staging import (
+    SANITY,
+    SCRATCH,
+    Stage,
+    check_capabilities,
+    is_first,
+    is_waiting,
+    is_worker,
+    running_case,
 )
-from fota_conformance.wirelog import WireLog
+from fota_conformance.target import AnyTarget, Handshake
 
-DeviceTable = dict[str, tuple[Device, ...]]
-"""The devices of each case, by node id."""
+STAGE: Final = pytest.StashKey[Stage]()
+"""In the session's stash: the stage of this pytest process."""
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -45,144 +43,109 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Play both sorts of device to a server that gets on with both."""
+    """Both sorts of device for a server that gets on with both; the records at which an update is cut."""
+    target = metafunc.config.stash.get(TARGET, None)
     if "acks_permission" in metafunc.fixturenames:
-        target = metafunc.config.stash.get(TARGET, None)
         sorts = {
             Handshake.WAIT: {"device acks @4#": True},
             Handshake.IMMEDIATE: {"device does not ack @4#": False},
             Handshake.AUTO: {"device acks @4#": True, "device does not ack @4#": False},
         }[target.handshake if target else Handshake.AUTO]
         metafunc.parametrize("acks_permission", sorts.values(), ids=sorts)
+    if "cut" in metafunc.fixturenames:
+        (name,) = next(metafunc.definition.iter_markers("fota_cuts")).args
+        last = len(fixture(name).records)
+        sampled = sorted({1, 2, last // 2, last})
+        cuts = range(1, last + 1) if metafunc.config.getoption("fota_exhaustive") else sampled
+        metafunc.parametrize("cut", cuts, ids=[f"record {cut}" for cut in cuts])
 
 
-def pytest_collection_modifyitems(config: pytest.Config) -> None:
-    """Without a target there is nothing to judge."""
-    if TARGET not in config.stash:
-        raise pytest.UsageError("the conformance cases judge a target: give one by --fota-target FILE")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what does not concern the target; sanity first and last; what waits together, on one worker."""
+    target = config.stash.get(TARGET, None)
+    if target is None:
+        raise pytest.UsageError("nothing to judge: name a target file by --fota-target FILE")
+    wanted = {load().requirement(name).id for name in config.getoption("fota_requirement") or ()}
+    chosen: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        requirements = [load().requirement(name) for name in about(item).requirements]
+        concerned = any(one.concerns(target.revision.value, target.handshake.value) for one in requirements)
+        selected = not wanted or any(one.id in wanted for one in requirements)
+        (chosen if concerned and selected else left_out).append(item)
+    items[:] = sorted(chosen, key=_rank)
+    for item in items:
+        if is_worker() and is_waiting(item):
+            item.add_marker(pytest.mark.xdist_group("waiting"))
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+
+
+def _rank(item: pytest.Item) -> int:
+    """Sanity first and last. What waits begins with the session and is asked last; on a worker of its own, early."""
+    if SANITY in about(item).chapter:
+        return 0 if is_first(item) else 9
+    if is_waiting(item):
+        return 1 if is_worker() else 5
+    return 3
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Take what a waiting case found in its thread."""
+    stage = pyfuncitem.session.stash.get(STAGE, None)
+    room = stage.room(pyfuncitem) if stage is not None and is_waiting(pyfuncitem) else None
+    if room is None:
+        return None
+    waited = room.finish(pyfuncitem)
+    pyfuncitem.stash[STARTED] = time.monotonic() - waited.duration_s
+    reporting.replay(waited.steps)
+    if waited.error is not None:
+        raise waited.error
+    return True
 
 
 @pytest.fixture(scope="session")
-def target(pytestconfig: pytest.Config) -> ServerCommand | ServerAddress | DeviceCommand:
-    """What is judged."""
-    return pytestconfig.stash[TARGET]
+def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """What the cases of this pytest process share."""
+    request.config.stash[SCRATCH] = tmp_path_factory.mktemp("scratch")
+    request.session.stash[STAGE] = Stage(request.session, tmp_path_factory)
+    yield request.session.stash[STAGE]
+    request.session.stash[STAGE].close()
 
 
 @pytest.fixture(autouse=True)
-def case(request: pytest.FixtureRequest, target: Target, tmp_path: Path) -> Case:
-    """The running case, with a folder that is empty when the case begins."""
-    this = about(request.node)
-    folder = tmp_path / "case"
-    results: Path | None = request.config.getoption("fota_results")
-    if results is not None:
-        folder = results.resolve() / CASES_NAME / re.sub(r"[^A-Za-z0-9.]+", "-", this.id).strip("-")
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    running = Case(this.id, folder, WireLog(time.monotonic))
-    request.node.stash[CASE] = running
+def case(request: pytest.FixtureRequest, stage: Stage) -> Case:
+    """The running case; it is not run where nobody could see what it is about, or the target fails the sanity case."""
+    running = running_case(request.node)
+    check_capabilities(stage.target, request.node)
+    stage.demand_sanity(request.node)
     return running
 
 
-@pytest.fixture(scope="session")
-def device_table(request: pytest.FixtureRequest, target: Target) -> DeviceTable:
-    """All devices of all cases that were collected: what a server under test is to know from its start."""
-    images: dict[str, Firmware] = {}
-    table: DeviceTable = {}
-    for item in request.session.items:
-        mark = item.get_closest_marker("fota_devices")
-        if mark is None:
-            continue
-        if isinstance(target, ServerAddress):
-            table[item.nodeid] = tuple(_as_device(known) for known in target.devices)
-            continue
-        for name, _ in mark.args:
-            images.setdefault(name, read_firmware(fota_fixtures.path(name)))
-        table[item.nodeid] = tuple(
-            Device(make_mcuid(about(item).id, _worker(), index), images[name], version)
-            for index, (name, version) in enumerate(mark.args)
-        )
-    return table
-
-
 @pytest.fixture
-def devices(request: pytest.FixtureRequest, device_table: DeviceTable) -> tuple[Device, ...]:
-    """As many devices as the case's mark names, each with an image of its own."""
-    mark = request.node.get_closest_marker("fota_devices")
-    distinct: list[Device] = []
-    for device in device_table[request.node.nodeid]:
-        if all(device.firmware.memory != other.firmware.memory for other in distinct):
-            distinct.append(device)
-    wanted = len(mark.args)
-    if len(distinct) < wanted:
-        raise CouldNotTest(
-            f"the target declares {len(distinct)} devices with different images, this case takes {wanted}"
-        )
-    return tuple(distinct[:wanted])
-
-
-@pytest.fixture
-def images(device_table: DeviceTable) -> tuple[Firmware, ...]:
-    """All images that the server under test has: a wrong record may be another device's."""
-    by_name = {device.firmware.name: device.firmware for group in device_table.values() for device in group}
-    return tuple(by_name.values())
-
-
-@pytest.fixture(scope="session")
-def host(
-    target: Target, device_table: DeviceTable, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[CommandServer | KnownServer]:
-    """The server under test, up or not."""
-    if isinstance(target, ServerAddress):
-        yield KnownServer(target)
+def server(request: pytest.FixtureRequest, stage: Stage, case: Case) -> Iterator[ServerBench | None]:
+    """The server under test, ready; a fresh one follows a case that did not pass. None for a case in the room."""
+    if stage.room(request.node) is not None:
+        yield None
         return
-    assert isinstance(target, ServerCommand)
-    everyone = tuple(device for group in device_table.values() for device in group)
-    server = CommandServer(target, tmp_path_factory.mktemp("server"), everyone)
-    yield server
-    server.stop()
+    with stage.bench(request.node, case) as bench:
+        assert isinstance(bench, ServerBench)
+        yield bench
 
 
 @pytest.fixture
-def server(
-    request: pytest.FixtureRequest, host: CommandServer | KnownServer, case: Case, target: Target
-) -> Iterator[Callable[[], Peer]]:
-    """The server under test, ready; calling it makes a new connection. A fresh one follows a case that did not pass."""
-    mark = host.mark()
-    address = host.address()
-    case.logs = lambda: host.logs(mark)
-    case.obituary = host.obituary
-    failed_before = request.session.testsfailed
-    yield lambda: connect(address, target.timeouts.answer, case.log, time.monotonic)
-    if request.session.testsfailed > failed_before:
-        host.stop()
+def device(request: pytest.FixtureRequest, stage: Stage, case: Case) -> Iterator[DeviceBench | None]:
+    """The device under test. None for a case in the room."""
+    if stage.room(request.node) is not None:
+        yield None
+        return
+    with stage.bench(request.node, case) as bench:
+        assert isinstance(bench, DeviceBench)
+        yield bench
 
 
-@pytest.fixture
-def play_update(case: Case, target: Target) -> PlayUpdate:
-    """One whole update of the device under test."""
-    assert isinstance(target, DeviceCommand)
-
-    def play(firmware: Firmware, version: str) -> dict[str, object]:
-        mcuid = target.mcuid or make_mcuid(case.id, _worker())
-        with listen(target.host, target.port, case.log, time.monotonic) as listener:
-            values = {"host": target.host, "port": listener.port, "mcuid": mcuid, "artifacts": case.folder}
-            with run_device(target, values) as device:
-                case.logs = device.logs
-                with reporting.step("the device connects"):
-                    peer = listener.accept(target.timeouts.ready, device.has_ended)
-                with peer:
-                    update_device(peer, target, mcuid, firmware, version)
-                with reporting.step("the device's command ends"):
-                    device.finish()
-        return values
-
-    return play
-
-
-def _worker() -> str:
-    """The xdist worker's name, empty without xdist."""
-    return os.environ.get("PYTEST_XDIST_WORKER", "")
-
-
-def _as_device(known: KnownDevice) -> Device:
-    return Device(known.mcuid, read_firmware(known.file), known.version)
+@pytest.fixture(scope="session")
+def target(pytestconfig: pytest.Config) -> AnyTarget:
+    """What is judged."""
+    return pytestconfig.stash[TARGET]

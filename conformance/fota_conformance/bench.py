@@ -1,0 +1,276 @@
+"""What a case does with its target: connect, play a session, look at what is left.
+
+`ServerBench` is the fixture `server`, `DeviceBench` the fixture `device`. A bench belongs to one case, knows the case's
+devices and wire log, and may be used from a thread of its own (see `waiting`). It demands only what any case may rely
+on; what a case is about, the case says.
+"""
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from fota_conformance.case import Case
+from fota_conformance.errors import CouldNotTest, Nonconformance
+from fota_conformance.exchange import SETTLE_TIME, PlayedDevice, PlayedServer
+from fota_conformance.hosts import (
+    CommandServer,
+    Device,
+    KnownServer,
+    make_mcuid,
+    observation,
+    observation_path,
+    read_outcome,
+    remove_observations,
+    run_control,
+    run_device,
+)
+from fota_conformance.peer import Listener, Peer, connect, listen
+from fota_conformance.reading import Firmware, Memory, read_dump
+from fota_conformance.reporting import step
+from fota_conformance.target import DeviceCommand, Handshake, Revision, ServerAddress, ServerCommand, fill
+
+SLACK: Final = 2.5
+"""Seconds (before `scale`) that a promised deadline may be overrun: what a sweep and a busy machine take."""
+EARLY: Final = 0.9
+"""The part of a promised deadline before which nobody may give up: clocks start at slightly different moments."""
+SHOWN_DIFFERENCES: Final = 8
+"""Differing bytes of a flash dump that a message lists."""
+
+
+class ServerBench:
+    """The server under test, for one case: ready, and with a registry that knows the case's `devices`."""
+
+    def __init__(
+        self,
+        target: ServerCommand | ServerAddress,
+        host: CommandServer | KnownServer,
+        case: Case,
+        devices: tuple[Device, ...],
+        images: tuple[Firmware, ...],
+    ) -> None:
+        self.target = target
+        self.devices = devices
+        self.settle_s = SETTLE_TIME * target.scale
+        self._host = host
+        self._case = case
+        self._images = images
+        self._reached = False
+
+    def connect(self) -> Peer:
+        """A new connection; close it, or use it in a `with` block."""
+        try:
+            peer = connect(self._host.address(), self.target.timeouts.answer, self._case.log, time.monotonic)
+        except Nonconformance as error:
+            if self._reached or isinstance(self._host, CommandServer):
+                raise
+            # Nobody can start it again: this case is not to blame, the last one that reached it may be.
+            last = self._host.last_case or "none did"
+            raise CouldNotTest(f"{error}\n  the last case that reached this server: {last}") from error
+        self._reached = True
+        if isinstance(self._host, KnownServer):
+            self._host.last_case = self._case.id
+        return peer
+
+    def session(self, device: Device | None = None, *, acks_permission: bool | None = None) -> PlayedDevice:
+        """A new connection, played as a device of the case (the first one), nothing sent yet.
+
+        `acks_permission` is the sort of device; left out: one that gets on best with the target's handshake.
+        """
+        if acks_permission is None:
+            acks_permission = self.target.handshake is not Handshake.IMMEDIATE
+        return PlayedDevice(
+            self.connect(),
+            self.target,
+            device or self.devices[0],
+            acks_permission=acks_permission,
+            others=self._images,
+        )
+
+    def update(self, device: Device | None = None) -> None:
+        """One whole update of a device of the case."""
+        with self.session(device) as session:
+            session.update()
+
+    def expect_still_serving(self, after: str, device: Device | None = None) -> None:
+        """Demand that the server lives and updates a device, after something that it had to survive."""
+        with step(f"after {after}, the server still updates a device"):
+            try:
+                self.update(device)
+            except Nonconformance as error:
+                raise Nonconformance(
+                    f"after {after}, {error.situation}", sent=error.sent, came=error.came, accepted=error.accepted
+                ) from error
+
+    def stranger(self) -> str:
+        """An MCUID that no registry knows."""
+        if self.target.revision is Revision.A:
+            return f"{secrets.randbelow(10**25):025d}"
+        return secrets.token_hex(12).upper()
+
+    @property
+    def host(self) -> CommandServer:
+        """The server's process and folders; only for cases whose requirement needs `process` or `registry`."""
+        assert isinstance(self._host, CommandServer), "the requirement must name what the case needs"
+        return self._host
+
+    def expect_close_at(self, peer: Peer, deadline_s: float, since: float, situation: str) -> None:
+        """Demand a close at a promised deadline, counted from `since` (monotonic): not before, and soon after."""
+        left = since + deadline_s - time.monotonic()
+        early_s = left - (1 - EARLY) * deadline_s
+        accepted = f"a close {deadline_s:g} s after that, as the target promises, and not a byte more"
+        if early_s > 0:
+            peer.stay_quiet(early_s, f"{situation}, within the deadline of {deadline_s:g} s", accepted)
+        left = since + deadline_s - time.monotonic()
+        peer.expect_close(max(left, 0.0) + SLACK * self.target.scale, situation, accepted)
+
+
+@dataclass(slots=True)
+class Wear:
+    """What a run has put a device through."""
+
+    began: float = field(default_factory=time.monotonic)
+    erases: Counter[int] = field(default_factory=Counter)
+    """How often each sector was erased at most, by its number: once in each session that wrote to it."""
+
+
+class DeviceBench:
+    """The device under test, for one case; its flash survives from session to session if it is that sort of device."""
+
+    def __init__(self, target: DeviceCommand, case: Case, worker: str, wear: Wear) -> None:
+        self.target = target
+        self.settle_s = SETTLE_TIME * target.scale
+        self.mcuid = target.mcuid or make_mcuid(case.id, worker)
+        self._case = case
+        self._wear = wear
+        self._values: dict[str, object] = {"host": target.host, "port": target.port, "mcuid": self.mcuid}
+        self._values["artifacts"] = case.folder
+        remove_observations(target, self._values)
+
+    @contextmanager
+    def session(self, *, finish: bool = True) -> Iterator[PlayedServer]:
+        """The device in one session: connected, nothing read or sent yet.
+
+        On leaving, our end is closed and the command has ended by itself; without `finish` it may be stopped.
+        """
+        with self.waiting() as (listener, has_ended, _):
+            with step("the device connects"):
+                peer = listener.accept(self.target.timeouts.ready, has_ended)
+            with PlayedServer(peer, self.target, self.mcuid) as played:
+                yield played
+            if finish:
+                with step("the device's command ends"):
+                    self._run.finish()
+
+    @contextmanager
+    def waiting(self) -> Iterator[tuple[Listener, Callable[[], bool], int]]:
+        """The device's command, started, and the place where it will connect; for cases that do not simply accept."""
+        self._check_limits()
+        with listen(self.target.host, self.target.port, self._case.log, time.monotonic) as listener:
+            self._values["port"] = listener.port
+            self._control("reset", self.target.reset)
+            with run_device(self.target, self._values) as run:
+                self._run = run
+                self._values["pid"] = run.child.pid
+                before = dict(self._case.logs())
+                number = sum(name.startswith("output") for name in before) + 1
+                name = "output.log" if number == 1 else f"output-{number}.log"
+                self._case.logs = lambda: before | {name: run.child.output.since()}
+                yield listener, run.has_ended, run.child.pid
+
+    def update(self, firmware: Firmware, version: str = "16") -> None:
+        """One whole update, the command's end included."""
+        with self.session() as session:
+            self.count(firmware)
+            session.update(firmware, version)
+
+    def count(self, firmware: Firmware) -> None:
+        """Note that a session is about to write an image: its sectors will be erased once more."""
+        size = self.target.memory.sector
+        self._wear.erases.update(
+            {
+                sector
+                for start, data in firmware.memory.segments
+                for sector in range(start // size, (start + len(data) - 1) // size + 1)
+            }
+        )
+
+    def power_off(self) -> None:
+        """Cut its power."""
+        assert self.target.power_off is not None, "the requirement must name what the case needs"
+        self._control("power_off", self.target.power_off)
+
+    def power_on(self) -> None:
+        """Give it power again, if the target needs to be told."""
+        self._control("power_on", self.target.power_on)
+
+    def flash(self) -> Memory:
+        """What its flash holds now, as bincopy reads the dump; bytes that are FF may be left out of it."""
+        template = observation(self.target, "flash")
+        return read_dump(observation_path(self.target, template, self._values), self.target.observe.flash_address)
+
+    def outcome(self) -> dict[str, object]:
+        """What it says of its last session."""
+        return read_outcome(observation_path(self.target, observation(self.target, "outcome"), self._values))
+
+    def expect_flash_holds(self, firmware: Firmware, situation: str) -> None:
+        """Demand every byte of an image in flash."""
+        with step(f"the flash holds {firmware.name}, as bincopy reads both"):
+            # A dump may leave erased bytes out.
+            found = firmware.memory.differences(self.flash())
+            differences = [(at, byte, there) for at, byte, there in found if (byte, there) != (0xFF, None)]
+            if differences:
+                raise Nonconformance(
+                    f"reading the flash dump {situation}",
+                    sent=f"{firmware.name}, {len(firmware.records)} records, {firmware.memory.size} bytes",
+                    came=f"{len(differences)} bytes that differ: {shown_differences(differences)}",
+                    accepted=f"every byte of the image (CRC {firmware.memory.crc:08X}) at its address",
+                )
+
+    def expect_not_updated(self, situation: str) -> None:
+        """Demand that the device, if it tells its outcome, says neither `updated` nor that it boots what it holds."""
+        if "outcome" not in self.target.offers:
+            return
+        with step("the device does not say that it is updated"):
+            outcome = self.outcome()
+            if outcome.get("outcome") == "updated":
+                raise Nonconformance(
+                    f"reading the outcome {situation}",
+                    sent="what the wire log shows",
+                    came=str(outcome),
+                    accepted="outcome 'failed' or 'refused'",
+                )
+
+    @property
+    def artifacts(self) -> Path:
+        """The case's folder."""
+        return self._case.folder
+
+    def _control(self, name: str, command: tuple[str, ...] | None) -> None:
+        if command is not None:
+            with step(name.replace("_", " ")):
+                self._case.log.event(f"{name}")
+                words = tuple(fill(word, self._values) for word in command)
+                run_control(words, self.target.path.resolve().parent, name)
+
+    def _check_limits(self) -> None:
+        limits = self.target.limits
+        minutes = (time.monotonic() - self._wear.began) / 60
+        if limits.max_minutes and minutes >= limits.max_minutes:
+            raise CouldNotTest(f"the run has taken its max_minutes = {limits.max_minutes:g}")
+        worst = max(self._wear.erases.values(), default=0)
+        if limits.max_erases_per_sector and worst >= limits.max_erases_per_sector:
+            raise CouldNotTest(f"a sector was erased {worst} times: max_erases_per_sector is reached")
+
+
+def shown_differences(differences: list[tuple[int, int, int | None]]) -> str:
+    """The first differences between an image and a flash, for a message."""
+    shown = ", ".join(
+        f"{address:#010x}: " + ("nothing" if there is None else f"{there:02X}") + f" (image: {byte:02X})"
+        for address, byte, there in differences[:SHOWN_DIFFERENCES]
+    )
+    return shown + ", …" * (len(differences) > SHOWN_DIFFERENCES)
