@@ -3,6 +3,7 @@
 * ConformanceError
     * TargetError      the target file is wrong: the user's mistake, found before any case runs
     * CatalogueError   a requirement that does not exist, or a catalogue that contradicts itself
+    * ResultsError     a folder without results of a run, or with results of another version
     * HarnessError     the kit's own trouble
     * CouldNotTest     the target did not start, or does not show what a case must look at
         * ReadingError a firmware file or a flash dump that bincopy cannot read
@@ -31,6 +32,10 @@ class TargetError(ConformanceError):
 
 class CatalogueError(ConformanceError):
     """No such requirement, or a catalogue that contradicts itself; the message says which."""
+
+
+class ResultsError(ConformanceError):
+    """The results of a run cannot be read; the message says which and why."""
 
 
 class HarnessError(ConformanceError):
