@@ -42,7 +42,7 @@ class DeviceTimings:
     frame: float = 60.0
     """From an ack to the next frame."""
     refusal: float = 2.0
-    """From `@0#` in mid-update to taking it for a refusal: silence is what tells it from `@0##`."""
+    """From `@0#` in mid-update to taking it for a refusal: silence tells it from `@0##`. At most `frame`."""
 
     def __post_init__(self) -> None:
         if min(self.verdict, self.frame, self.refusal) <= 0:
@@ -280,7 +280,7 @@ class DeviceSession:
         except RecordRejected as error:
             self._close(DeviceInput.REJECTED, now, Outcome(Result.FAILED, str(error), error.reason))
         if self._is_late_refusal():
-            self._since, self._limit = now, self._timings.refusal
+            self._since, self._limit = now, min(self._timings.refusal, self._timings.frame)
         if not self._buffer:
             self._buffer = None
         return acks
@@ -306,6 +306,8 @@ class DeviceSession:
                         self._since, self._limit = now, self._timings.frame
                         return ACK
                     case EndFrame(version):
+                        if not self.records:
+                            raise RemoteProtocolError("an end frame before any record")
                         try:
                             self._target_finish(version)
                         except RecordRejected as error:

@@ -135,10 +135,22 @@ def test_an_update_byte_by_byte_is_acked_at_the_last_byte_of_each_frame() -> Non
 def test_an_end_frame_has_any_version(sent: bytes, version: str, size: int) -> None:
     """Letters, either case, and the two that begin like a verdict."""
     session = updating()
+    session.receive(FRAMES[0], 1.0)
 
     assert feed(session, [sent[i : i + size] for i in range(0, len(sent), size)]) == b"@"
     assert session.outcome is not None
     assert version == session.outcome.version
+
+
+@pytest.mark.parametrize("end", [b"@1##", b"@0##", b"@4##"])
+def test_an_end_frame_before_any_record_is_not_acked(end: bytes) -> None:
+    """Nothing came, so nothing is complete, whatever the flash holds."""
+    memory = Memory()
+    session = updating(memory)
+
+    assert session.receive(end, 1.0) == b""
+    assert result(session) == PROTOCOL_FAILURE
+    assert memory.version is None
 
 
 def test_an_end_frame_where_a_verdict_is_due_is_no_end() -> None:
@@ -196,7 +208,7 @@ def test_a_late_refusal_that_goes_on_is_an_end_frame() -> None:
     """One more `#` makes `@0##`."""
     session = updating()
 
-    assert session.receive(b"@0#", 1.0) == b""
+    assert session.receive(FRAMES[0] + b"@0#", 1.0) == b"@"
     assert session.receive(b"#", 2.9) == b"@"
     assert result(session) == (Result.UPDATED, None)
 
@@ -327,10 +339,21 @@ def test_only_a_whole_frame_buys_time(warm: bool) -> None:
 def test_the_time_for_a_refusal_ends_with_the_next_frame() -> None:
     """Joined behind a record, the short limit does not stay for what follows."""
     session = updating()
-    session.receive(b"@0#", 1.0)
+    session.receive(FRAMES[0] + b"@0#", 1.0)
     session.receive(b"#", 1.5)
 
     assert session.deadline == 31.5
+
+
+def test_the_time_for_a_refusal_is_no_longer_than_that_for_a_frame() -> None:
+    """A device that waits a second for frames does not wait two behind `@0#`."""
+    timings = DeviceTimings(frame=1.0, refusal=2.0)
+    session = DeviceSession(IDENTIFICATION, Memory(), cache=RecordCache(), timings=timings)
+    session.start(0.0)
+
+    session.receive(b"@4#@0#", 0.5)
+
+    assert session.deadline == 1.5
 
 
 def test_a_server_may_send_ahead_up_to_a_limit() -> None:
@@ -364,7 +387,7 @@ def test_what_comes_behind_the_end_is_ignored() -> None:
     """The update is done."""
     session = updating()
 
-    assert feed(session, [b"@1##@2##", FRAMES[0], b"x"]) == b"@"
+    assert feed(session, [FRAMES[0] + b"@1##@2##", FRAMES[0], b"x"]) == b"@@"
     assert session.outcome == Outcome(Result.UPDATED, "updated", version="1")
 
 
