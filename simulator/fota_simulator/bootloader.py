@@ -3,9 +3,11 @@
 Rules (protocol description, "Programming"). Records need not align with program units, ascend, or stay in one sector.
 The bootloader's own flash is never touched. Each sector is erased once a session, when its first byte comes. A program
 unit of which only some bytes are known waits for the others; at the end of the update, or when more units wait than a
-buffer of one sector holds, it is programmed with FF in their place. Each unit is programmed exactly once a session. A
-byte that comes again is ignored where it is the same (files whose records overlap with equal bytes are served, with a
-warning) and rejected where it is not.
+buffer of one sector holds, it is programmed with FF in their place. The application's first unit, the initial stack
+pointer, waits for the end in any case and is programmed last: an update that the power, the link or a bad record cuts
+short leaves no vectors to start. Each unit is programmed exactly once a session. A byte that comes again is ignored
+where it is the same (files whose records overlap with equal bytes are served, with a warning) and rejected where it is
+not.
 
 Theory of operation. A *run* is the stretch of whole units that the last records have programmed upwards without a gap.
 It ends at `_next` and may go on until `_limit`: the end of its sector, or the next unit that is programmed or waits.
@@ -20,7 +22,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fota_protocol.errors import RecordRejected, Rejection
-from fota_protocol.integrity import check_seal, check_vectors, image_crc32, read_seal
+from fota_protocol.integrity import Read, check_seal, check_vectors, image_crc32, read_seal
 from fota_protocol.parts import Part
 from fota_protocol.srecord import SRecord
 
@@ -72,6 +74,7 @@ class Bootloader:
         "_sector_size",
         "_unit",
         "_unit_rest",
+        "_vectors",
     )
 
     def __init__(self, flash: FlashMemory, policy: BootPolicy) -> None:
@@ -82,6 +85,8 @@ class Bootloader:
         self._sector_size = part.sector_size
         self._unit = part.program_unit
         self._unit_rest = part.program_unit - 1
+        self._vectors = part.application_start
+        """The unit that is programmed last."""
         self._programmed: dict[int, int] = {}
         """By index of each sector erased in this session: its programmed units, one bit each."""
         self._pending: dict[int, dict[int, int]] = {}
@@ -112,17 +117,21 @@ class Bootloader:
         """Program what waits and check the image; raises `RecordRejected`."""
         self._end_run()
         try:
-            for unit in sorted(self._pending):
+            for unit in sorted(self._pending, reverse=True):  # the vectors last
                 self._program_pending(unit)
         except FlashError as error:
             raise RecordRejected(str(error), reason=Rejection.FLASH, address=error.address) from error
+        # This session's own bytes first: what an earlier update left must not make half an image whole. Then all of the
+        # flash, as it will be judged at a reset.
+        for read in (self._read_written, self._flash.read):
+            self._check(read)
+
+    def _check(self, read: Read) -> None:
+        """Judge memory by the policy; raises `RecordRejected`."""
         part = self._flash.part
-        if self._policy is BootPolicy.SEALED and (wrong := check_seal(self._flash.read, part)) is not None:
+        if self._policy is BootPolicy.SEALED and (wrong := check_seal(read, part)) is not None:
             raise RecordRejected(wrong, reason=Rejection.SEAL)
-        if (
-            self._policy is not BootPolicy.NONE
-            and (wrong := check_vectors(self._flash.read, part, self._end)) is not None
-        ):
+        if self._policy is not BootPolicy.NONE and (wrong := check_vectors(read, part, self._end)) is not None:
             raise RecordRejected(wrong, reason=Rejection.VECTORS)
 
     def image_crc(self) -> int | None:
@@ -165,7 +174,8 @@ class Bootloader:
         position, end = start, start + len(data)
         while position < end:
             unit = position - position % self._unit
-            free_until = min(self._free_until(position), end - end % self._unit) if position == unit else position
+            whole = position == unit != self._vectors
+            free_until = min(self._free_until(position), end - end % self._unit) if whole else position
             if position < free_until:
                 self._end_run()
                 self._program(position, data[position - start : free_until - start])
@@ -189,10 +199,10 @@ class Bootloader:
         for address, byte in enumerate(data, start):
             if known.setdefault(address, byte) != byte:
                 raise self._rewritten(address, bytes([byte]), bytes([known[address]]))
-        if len(known) == self._unit:
+        if len(known) == self._unit and unit != self._vectors:
             self._program_pending(unit)
         elif len(self._pending) > self._pending_limit:
-            self._program_pending(next(iter(self._pending)))
+            self._program_pending(next(oldest for oldest in self._pending if oldest != self._vectors))
 
     def _program_pending(self, unit: int) -> None:
         known = self._pending.pop(unit)

@@ -46,6 +46,33 @@ class CountingFlash(Flash):
         super().program(address, data)
 
 
+class PowerLost(Exception):
+    """The supply has failed."""
+
+
+class FailingSupply(Flash):
+    """A flash whose supply fails after a number of commands."""
+
+    def __init__(self, commands: int) -> None:
+        super().__init__(PART, SectorPool(), bootloader_sectors(PART))
+        self.commands = commands
+
+    def _use(self) -> None:
+        if not self.commands:
+            raise PowerLost
+        self.commands -= 1
+
+    def erase_sector(self, address: int) -> None:
+        """Erase, while there is power."""
+        self._use()
+        super().erase_sector(address)
+
+    def program(self, address: int, data: bytes) -> None:
+        """Program, while there is power."""
+        self._use()
+        super().program(address, data)
+
+
 class BrokenFlash(Flash):
     """A flash whose controller fails at every program command."""
 
@@ -171,9 +198,9 @@ def test_more_waiting_units_than_a_sector_holds_are_programmed_early() -> None:
         bootloader.write(s3(START + i * PART.program_unit, b"\x11"))
 
     with pytest.raises(RecordRejected) as caught:
-        bootloader.write(s3(START + 1, b"\x11"))
+        bootloader.write(s3(START + PART.program_unit + 1, b"\x11"))
 
-    assert {START} == flash.programmed
+    assert {START + PART.program_unit} == flash.programmed  # the first one has the vectors, which wait for the end
     assert Rejection.REWRITTEN is caught.value.reason
 
 
@@ -220,9 +247,9 @@ def test_an_error_of_the_flash_controller_rejects_the_record() -> None:
     bootloader = Bootloader(BrokenFlash(PART, SectorPool()), BootPolicy.NONE)
 
     with pytest.raises(RecordRejected) as caught:
-        bootloader.write(s3(START, bytes(16)))
+        bootloader.write(s3(START + 16, bytes(16)))
 
-    assert (caught.value.reason, caught.value.address) == (Rejection.FLASH, START)
+    assert (caught.value.reason, caught.value.address) == (Rejection.FLASH, START + 16)
 
 
 def test_an_error_of_the_flash_controller_at_the_end_rejects_the_image() -> None:
@@ -289,6 +316,41 @@ def test_blank_device_starts_nothing(policy: BootPolicy) -> None:
     assert not would_start(CountingFlash(PART), policy)
 
 
+@pytest.mark.parametrize("policy", BootPolicy)
+def test_update_that_loses_power_at_any_flash_command_starts_nothing(policy: BootPolicy) -> None:
+    """From the first erase to the last program, under any policy, over another image; the next update is good."""
+    earlier, image = load(fota_fixtures.read("blink_2.s19")), load(fota_fixtures.read("blink_1.s19"))
+    plenty = FailingSupply(10_000)
+    update(plenty, image.records, policy)
+    needed = 10_000 - plenty.commands
+    started = []
+    for commands in range(1, needed):
+        flash = FailingSupply(10_000)
+        update(flash, earlier.records, policy)
+        flash.commands = commands
+        with pytest.raises(PowerLost):
+            update(flash, image.records, policy)
+        started.append(would_start(flash, policy))
+        flash.commands = 10_000
+        assert first_difference(flash, image, update(flash, image.records, policy).touched) is None
+
+    assert [False] * (needed - 1) == started
+
+
+@pytest.mark.parametrize("policy", BootPolicy)
+def test_image_is_started_once_its_end_frame_came(policy: BootPolicy) -> None:
+    """A device that was sent every record, and nothing behind them, does not know that it has all of them."""
+    flash = CountingFlash(PART)
+    bootloader = Bootloader(flash, policy)
+    for record in load(fota_fixtures.read("blink_1.s19")).records:
+        bootloader.write(record)
+    before = would_start(flash, policy)
+
+    bootloader.finish("1")
+
+    assert (before, would_start(flash, policy)) == (False, True)
+
+
 def test_second_update_leaves_nothing_of_the_first_in_its_sectors() -> None:
     """A sector is erased again in every session, so old bytes do not show through the new image's holes."""
     flash = Flash(PART, SectorPool(), bootloader_sectors(PART))
@@ -307,8 +369,8 @@ def test_a_record_without_data_changes_nothing() -> None:
     flash = Flash(part, SectorPool())
     bootloader = Bootloader(flash, BootPolicy.NONE)
     bootloader.write(SRecord(3, 0x4100, b"\x01" * 16))
-    bootloader.write(SRecord(3, 0x4000, b"\x02" * 16))
+    bootloader.write(SRecord(3, 0x4020, b"\x02" * 16))
 
-    bootloader.write(SRecord(3, 0x4010, b""))
+    bootloader.write(SRecord(3, 0x4030, b""))
 
-    assert b"\x02" * 16 + b"\xff" * 16 == flash.read(0x4000, 0x4020)
+    assert b"\x02" * 16 + b"\xff" * 16 == flash.read(0x4020, 0x4040)
