@@ -27,7 +27,7 @@ class McuShare:
 
 
 class VirtualMcu:
-    """One device. Its flash survives from update to update."""
+    """One device. Its flash survives from update to update: `flash`, or a blank one behind its bootloader."""
 
     __slots__ = ("_acks_verdict", "_bootloader", "_share", "_timings", "flash", "identification", "part", "policy")
 
@@ -37,6 +37,7 @@ class VirtualMcu:
         part: Part,
         share: McuShare,
         *,
+        flash: Flash | None = None,
         policy: BootPolicy = BootPolicy.SEALED,
         acks_verdict: bool = True,
         timings: DeviceTimings = DeviceTimings(),
@@ -47,7 +48,7 @@ class VirtualMcu:
         self._share = share
         self._acks_verdict = acks_verdict
         self._timings = timings
-        self.flash = Flash(part, share.pool, bootloader_sectors(part))
+        self.flash = Flash(part, share.pool, bootloader_sectors(part)) if flash is None else flash
         self._bootloader = Bootloader(self.flash, policy)
 
     def session(self) -> DeviceSession:

@@ -1,7 +1,16 @@
-"""`fota mcu` against a real `fota serve`: one device, its outcome, its files, and messages for bad input."""
+"""`fota mcu` against a real `fota serve`: one device, its outcome, its files, and messages for bad input.
 
+Power is cut by `kill -9`, in the middle of an update by a server that is played by hand.
+"""
+
+import contextlib
 import json
+import os
+import random
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +27,9 @@ MCUID = "0001000000000000000000000"
 UNSEALED_MCUID = "0001000000000000000000001"
 UNKNOWN_MCUID = "0001999999999999999999999"
 IMAGE = fota_fixtures.path("blink_1.s19")
+FLASH_SIZE = 0x80000
+PATIENCE_S = 30.0
+"""Seconds for whatever must come; starting Python takes most of them on a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +176,10 @@ def test_server_that_does_not_answer_is_a_failed_device(capsys: pytest.CaptureFi
         (["--image", str(fota_fixtures.path("bad_checksum.s19"))], "line"),
         (["--dump", "flash.elf"], ".s19"),
         (["--json", "no/such/folder/out.json"], "no/such/folder"),
+        (["--flash", "no/such/folder/flash.bin"], "no/such/folder/flash.bin: No such file or directory, expected"),
+        (["--flash", str(IMAGE)], "expected a file of 524288 bytes"),
+        (["--flash", str(IMAGE), "--part", "MK60FN1M0"], "expected a file of 1048576 bytes"),
+        (["--flash", "."], "expected a file of 524288 bytes"),
     ],
 )
 def test_bad_input_is_a_message_and_exit_code_2(
@@ -177,3 +193,115 @@ def test_bad_input_is_a_message_and_exit_code_2(
     assert printed.err.startswith("fota: ")
     assert message in printed.err
     assert printed.out == ""
+
+
+def frames() -> list[bytes]:
+    """The image's records as they are sent."""
+    lines = IMAGE.read_bytes().split()
+    return [line for line in lines if line[:2] in (b"S1", b"S2", b"S3")]
+
+
+def cut_power(path: Path, *, ahead: int) -> int:
+    """Kill a device in mid-update of the flash in `path`; returns how many records it acked.
+
+    With `ahead` records under way it is killed at work, otherwise while it waits.
+    """
+    records = frames()
+    taken = random.Random(ahead).randrange(1, len(records) - ahead)
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        listener.settimeout(PATIENCE_S)
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        device = stack.enter_context(
+            subprocess.Popen(
+                [sys.executable, "-m", "fota_cli", "mcu", "--server", address, "--mcuid", MCUID, "--flash", str(path)],
+                stderr=subprocess.DEVNULL,
+            )
+        )
+        stack.callback(device.kill)
+        connection, _ = listener.accept()
+        stack.enter_context(connection)
+        connection.settimeout(PATIENCE_S)
+        assert connection.recv(64) == b"@%s#" % MCUID.encode()
+        for frame in (b"@4#", *records[:taken]):
+            connection.sendall(frame)
+            assert connection.recv(1) == b"@"
+        connection.sendall(b"".join(records[taken : taken + ahead]))
+        os.kill(device.pid, signal.SIGKILL)
+        device.wait(PATIENCE_S)
+        with contextlib.suppress(ConnectionError):
+            taken += len(connection.recv(64))
+    return taken
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 8, 20])
+def test_power_cut_leaves_the_flash_of_that_moment_and_the_next_update_repairs_it(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], ahead: int
+) -> None:
+    """`kill -9` in mid-update: what was acked is in the file, starts nothing, and is replaced as a whole."""
+    path = tmp_path / "flash.bin"
+    options = ["--server", server, "--flash", str(path), "--image", str(IMAGE), "--json", "-"]
+    taken = cut_power(path, ahead=ahead)
+    cut = path.read_bytes()
+
+    main(["mcu", "--mcuid", UNKNOWN_MCUID, *options])
+    after_cut, held = outcome_of(capsys), path.read_bytes()
+    main(["mcu", "--mcuid", MCUID, *options])
+    repaired, whole = outcome_of(capsys), path.read_bytes()
+
+    image = bincopy.BinFile(str(IMAGE)).as_binary(0x4000, padding=b"\xff")
+    acked = bincopy.BinFile()
+    acked.add_srec(b"\n".join(frames()[:taken]).decode())
+    for start, data in acked.segments:
+        first = max(0x4004 - start, 0)  # the stack pointer is programmed at the end
+        assert bytes(data[first:]) == cut[start + first : start + len(data)]
+    assert ("refused", False) == (after_cut["outcome"], after_cut["booted"])
+    assert cut == held
+    assert ("updated", True, True) == (repaired["outcome"], repaired["booted"], repaired["verified"])
+    assert cut[:0x4000] + image.ljust(FLASH_SIZE - 0x4000, b"\xff") == whole
+
+
+def test_flash_file_goes_on_where_the_last_run_ended(
+    server: str, closed_port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A device that holds a good image and is refused, or finds no server, still starts it; its flash stays."""
+    path = tmp_path / "flash.bin"
+    found = []
+    for address, mcuid in (
+        (closed_port, MCUID),
+        (server, MCUID),
+        (server, UNKNOWN_MCUID),
+        (closed_port, MCUID),
+        (server, UNSEALED_MCUID),
+    ):
+        main(["mcu", "--server", address, "--mcuid", mcuid, "--flash", str(path), "--json", "-"])
+        outcome = outcome_of(capsys)
+        found.append((outcome["outcome"], outcome["reason"], outcome["booted"], outcome["image_crc"] is not None))
+
+    assert found == [
+        ("failed", "connection", False, False),
+        ("updated", None, True, True),
+        ("refused", None, True, False),
+        ("failed", "connection", True, False),
+        ("failed", "seal", False, True),
+    ]
+
+
+def test_flash_file_of_another_part_is_not_touched(server: str, tmp_path: Path) -> None:
+    """The flash of one part is not that of another."""
+    path = tmp_path / "flash.bin"
+    main(["mcu", "--server", server, "--mcuid", MCUID, "--flash", str(path)])
+    before = path.read_bytes()
+
+    code = main(["mcu", "--server", server, "--mcuid", MCUID, "--flash", str(path), "--part", "MK60FN1M0"])
+
+    assert code == 2
+    assert before == path.read_bytes()
+
+
+def test_usage_error_makes_no_flash_file(tmp_path: Path, closed_port: str) -> None:
+    """Nothing was tried, so there is no device."""
+    path = tmp_path / "flash.bin"
+
+    code = main(["mcu", "--server", closed_port, "--mcuid", "12G4", "--flash", str(path)])
+
+    assert (2, False) == (code, path.exists())

@@ -2,11 +2,13 @@
 
   fota mcu --server 127.0.0.1:4000 --mcuid 0001000000000000000000000
   fota mcu --server 127.0.0.1:4000 --mcuid 0001000000000000000000000 --image app.s19 --dump flash.s19 --json -
+  fota mcu --server 127.0.0.1:4000 --mcuid 0001000000000000000000000 --flash flash.bin
 
 Exit code 0 if it was updated (and, with --image, its flash verified), 1 if not.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import io
 import sys
@@ -16,6 +18,11 @@ from typing import Final
 import intelhex
 
 from fota_protocol.formats import dump_srec
+from fota_protocol.image import FirmwareImage
+from fota_protocol.parts import Part
+from fota_simulator.bootloader import bootloader_sectors
+from fota_simulator.errors import FlashFileError
+from fota_simulator.file_flash import FileFlash
 from fota_simulator.mcu import McuShare, VirtualMcu
 from fota_simulator.report import NOT_CONNECTED
 from fota_transport.clock import SystemClock
@@ -39,6 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--mcuid", required=True, metavar="DIGITS", help="who it is: 25 decimal, or 1 to 64 hexadecimal digits")
     add("--suffix", default="", metavar="DIGITS", help="digits behind a decimal MCUID (model, versions)")
     add("--image", type=Path, metavar="FILE", help="firmware that the flash is verified against")
+    add("--flash", type=Path, metavar="FILE", help="keep the whole flash in this file from run to run; made if missing")
     add(
         "--dump",
         type=Path,
@@ -57,21 +65,34 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"dump {args.dump}, expected a name that ends in .s19, .hex or .bin")
     for path in (args.dump, args.json, args.trace):
         check_writable(path)
+    who, waits = identification(args.mcuid, args.suffix), timings(args.timeout)
+    part, share = part_named(args.part), McuShare.new()
+    with contextlib.ExitStack() as stack:
+        flash = None
+        if args.flash is not None:
+            flash = stack.enter_context(contextlib.closing(_file_flash(args.flash, part, share)))
+        mcu = VirtualMcu(
+            who, part, share, flash=flash, policy=args.policy, acks_verdict=not args.no_verdict_ack, timings=waits
+        )
+        return _update(mcu, (host, port), image, args)
+
+
+def _file_flash(path: Path, part: Part, share: McuShare) -> FileFlash:
+    try:
+        return FileFlash.open(path, part, share.pool, bootloader_sectors(part))
+    except FlashFileError as error:
+        raise UsageError(f"flash {error}") from error
+
+
+def _update(mcu: VirtualMcu, server: tuple[str, int], image: FirmwareImage | None, args: argparse.Namespace) -> int:
+    """Play the session, write and print what came of it; returns the exit code."""
     clock = SystemClock()
-    mcu = VirtualMcu(
-        identification(args.mcuid, args.suffix),
-        part_named(args.part),
-        McuShare.new(),
-        policy=args.policy,
-        acks_verdict=not args.no_verdict_ack,
-        timings=timings(args.timeout),
-    )
     session = mcu.session()
     began = clock.monotonic()
     trace = Trace(began)
     trouble = None
     try:
-        with TcpLink.connect(host, port, args.timeout) as link:
+        with TcpLink.connect(*server, args.timeout) as link:
             pump(session, link, clock, lambda _: b"", session.start(clock.monotonic()), trace)
     except (LinkLost, TimeoutError) as error:
         trouble = str(error)
