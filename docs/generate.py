@@ -1,9 +1,10 @@
-"""Draws the diagrams of `docs/sessions.md` from the transition tables of `fota_protocol`.
+"""Writes what the documentation takes from the code.
 
-    python docs/generate.py            draw them anew
-    python docs/generate.py --check    say whether the page is up to date; exit 1 when it is not
+    python docs/generate.py            write it anew
+    python docs/generate.py --check    say what is not up to date; exit 1 when anything is not
 
-Only what stands between the two comments of a session is written; the text around them is written by hand.
+`sessions.md`: the diagrams, from the transition tables of `fota_protocol`; the text around them is written by hand.
+`SPEC.md`: the whole page, from the requirement catalogue and the marks of the cases.
 """
 
 import argparse
@@ -12,10 +13,12 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from fota_conformance.catalogue import load
+from fota_conformance.spec import render
 from fota_protocol import device, server
 from fota_protocol.transitions import mermaid
 
-PAGE: Final = Path(__file__).with_name("sessions.md")
+FOLDER: Final = Path(__file__).parent
 
 DIAGRAMS: Final = {
     "server": mermaid(server.TRANSITIONS, server.ServerState.IDENTIFYING),
@@ -39,19 +42,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     check: bool = parser.parse_args().check
-    before = PAGE.read_text(encoding="utf-8")
+    sessions = FOLDER / "sessions.md"
     try:
-        after = drawn(before)
+        pages = {
+            sessions: drawn(sessions.read_text(encoding="utf-8")),
+            FOLDER / "SPEC.md": render(load()),
+        }
     except ValueError as error:
-        print(f"{PAGE.name}: {error}", file=sys.stderr)
+        print(f"{sessions.name}: {error}", file=sys.stderr)
         return 2
-    if after == before:
-        return 0
-    if check:
-        print(f"{PAGE.name} is stale: run python docs/generate.py", file=sys.stderr)
-        return 1
-    PAGE.write_text(after, encoding="utf-8")
-    return 0
+    stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in stale:
+        if check:
+            print(f"{path.name} is stale: run python docs/generate.py", file=sys.stderr)
+        else:
+            path.write_text(pages[path], encoding="utf-8")
+    return 1 if check and stale else 0
 
 
 if __name__ == "__main__":
