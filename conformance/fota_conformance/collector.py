@@ -20,7 +20,8 @@ from fota_conformance.catalogue import Basis, Keyword, Requirement, load
 from fota_conformance.errors import CatalogueError, ConformanceError, Nonconformance, TargetError, verdict_of
 from fota_conformance.junit import write_junit
 from fota_conformance.results import CaseResult, RunResult, write_json
-from fota_conformance.target import AnyTarget, Exclusion, ServerAddress, load_target
+from fota_conformance.target import AnyTarget, Exclusion, ServerAddress
+from fota_conformance.target_file import load_target
 from fota_conformance.verdicts import Verdict, worst
 
 RESULTS_NAME: Final = "results.json"

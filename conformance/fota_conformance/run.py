@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from fota_conformance.catalogue import load
-from fota_conformance.target import load_target
+from fota_conformance.target_file import load_target
 from fota_conformance.verdicts import EXIT_UNTESTED, EXIT_USAGE
 
 CASES: Final = "fota_conformance.cases"

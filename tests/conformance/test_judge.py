@@ -19,7 +19,7 @@ from fota_cli.main import main
 from fota_conformance.hosts import Device, Surroundings, free_port, provision
 from fota_conformance.process import Child, port_is_listening
 from fota_conformance.reading import read_firmware
-from fota_conformance.target import load_target
+from fota_conformance.target_file import load_target
 
 TINY_SERVER = Path(__file__).with_name("tiny_server.py")
 TINY_DEVICE = Path(__file__).with_name("tiny_device.py")

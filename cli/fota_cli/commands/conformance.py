@@ -124,7 +124,7 @@ def _run(args: argparse.Namespace) -> int:
     from fota_conformance.errors import CatalogueError, TargetError
     from fota_conformance.matrix import write_matrix
     from fota_conformance.run import run as run_cases
-    from fota_conformance.target import load_target
+    from fota_conformance.target_file import load_target
 
     targets: list[Path] = args.targets
     if args.workers < 0:

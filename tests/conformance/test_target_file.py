@@ -19,8 +19,8 @@ from fota_conformance.target import (
     ServerCommand,
     Timeouts,
     fill,
-    load_target,
 )
+from fota_conformance.target_file import load_target
 
 SERVER = 'kind = "server-by-command"\nrevision = "A"\ncommand = "serve {port}"\n'
 DEVICE = 'kind = "device-by-command"\nrevision = "A"\ncommand = "mcu {port} {mcuid}"\n'
