@@ -1,5 +1,6 @@
 """Target files: what is declared is read, what is wrong is refused with file, key and what was expected."""
 
+import datetime
 import shutil
 from collections.abc import Callable
 from importlib.resources import files
@@ -26,6 +27,7 @@ SERVER = 'kind = "server-by-command"\nrevision = "A"\ncommand = "serve {port}"\n
 DEVICE = 'kind = "device-by-command"\nrevision = "A"\ncommand = "mcu {port} {mcuid}"\n'
 ADDRESS = 'kind = "server-by-address"\nrevision = "A"\nhost = "localhost"\nport = 4000\n'
 KNOWN = '[[devices]]\nmcuid = "0001100023593110965955141"\nfile = "blink_1.s19"\nversion = "16"\n'
+EXCLUSION = '[[exclusions]]\nrequirement = "FOTA-ACK-wrong"\nreason = "known"\nuntil = 2099-12-31\n'
 EXAMPLES = sorted(Path(str(files("fota_conformance"))).glob("examples/*.toml"))
 
 Write = Callable[[str], Path]
@@ -87,6 +89,40 @@ def test_server_address_is_read(write: Write) -> None:
     ]
 
 
+def test_promises_offers_and_lacks_of_a_server(write: Write) -> None:
+    """What a server by command offers follows from the file; what it lacks is taken away."""
+    target = load_target(write(SERVER + "[deadlines]\nack = 2\n[capabilities]\nprocess = false\n"))
+    provided = load_target(write(SERVER + 'provision = "fill {table}"\nconcurrency = 1\n'))
+
+    assert isinstance(target, ServerCommand)
+    assert (2.0, 30.0) == (target.deadlines.ack, target.deadlines.identification)
+    assert {"registry", "registry-text", "concurrency"} == target.offers
+    assert {"registry", "process"} == provided.offers
+
+
+def test_promises_offers_and_lacks_of_a_device(write: Write) -> None:
+    """A device offers what it shows, how it is controlled, and what it declares."""
+    observe = '[observe]\nflash = "f.bin"\n[capabilities]\nseal = true\nvectors = false\n'
+    target = load_target(write(DEVICE + 'power_off = "kill {pid}"\n' + observe))
+
+    assert isinstance(target, DeviceCommand)
+    assert {"flash", "power", "seal"} == target.offers
+    assert {"vectors"} == target.lacks
+
+
+def test_exclusion_covers_requirements_and_globs_of_cases(write: Write) -> None:
+    """An exclusion names a requirement or cases, a reason, and its last day."""
+    globbed = EXCLUSION.replace('requirement = "FOTA-ACK-wrong"', 'case = "test_server_acks.py::*"')
+    target = load_target(write(SERVER + EXCLUSION + globbed))
+
+    by_requirement, by_case = target.exclusions
+    assert (datetime.date(2099, 12, 31), "known") == (by_requirement.until, by_requirement.reason)
+    assert by_requirement.covers("any", ["FOTA-ACK-wrong"])
+    assert not by_requirement.covers("test_server_acks.py::test_x", ["FOTA-ACK-line-end"])
+    assert by_case.covers("test_server_acks.py::test_x[1]", [])
+    assert not by_case.covers("test_server_stop.py::test_x", ["FOTA-ACK-wrong"])
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_is_a_target(write: Write, example: Path) -> None:
     """The example files that are installed with the kit are read as they are."""
@@ -103,7 +139,34 @@ def test_every_example_is_a_target(write: Write, example: Path) -> None:
         (SERVER + 'handshake = "no"', "handshake: expected one of 'wait', 'immediate', 'auto', got 'no'"),
         (SERVER + "name = 7", "name: expected a name for reports, got 7"),
         (SERVER + "comand = 7", "comand: unknown key; did you mean 'command'"),
-        (SERVER + "colour = 7", "colour: unknown key; known here: command, handshake"),
+        (SERVER + "colour = 7", "colour: unknown key; known here: capabilities, command, concurrency"),
+        (SERVER + 'profile = "other"', "profile: expected 'k60-fota', got 'other'"),
+        (SERVER + "concurrency = 0", "concurrency: expected a number of sessions, 1 to 1000, got 0"),
+        (SERVER + "[deadlines]\nack = 0", "deadlines.ack: expected a number of seconds above 0, got 0"),
+        (SERVER + "[deadlines]\nframe = 1", "deadlines.frame: unknown key"),
+        (SERVER + 'provision = "fill {mcuid}"', r"provision: unknown placeholder \{mcuid\}"),
+        (SERVER + "[capabilities]\nflash = false", "capabilities.flash: unknown key; known here: concurrency, process"),
+        (SERVER + "[capabilities]\nprocess = true", "capabilities.process: cannot be declared, only offered: the kit"),
+        (SERVER + "[capabilities]\nprocess = 1", "capabilities.process: expected true or false, got 1"),
+        (
+            SERVER + EXCLUSION.replace("FOTA-ACK-wrong", "FOTA-NO"),
+            r"exclusions\[0\].requirement: there is no requirement",
+        ),
+        (SERVER + EXCLUSION + 'case = "x"', r"exclusions\[0\].requirement: expected either requirement or case"),
+        (SERVER + EXCLUSION.replace("until", "till"), r"exclusions\[0\].until: missing, expected the last day"),
+        (
+            SERVER + EXCLUSION.replace("2099-12-31", '"soon"'),
+            r"exclusions\[0\].until: expected the last day .*got 'soon'",
+        ),
+        (
+            SERVER + EXCLUSION.replace('"known"', '""'),
+            r"exclusions\[0\].reason: expected why it does not count, got ''",
+        ),
+        (DEVICE + "port = 4000\nconcurrency = 2", "concurrency: is 1 for a device with an mcuid or a port of its own"),
+        (DEVICE + "[memory]\napplication = [0x4001, 0x8000]", r"memory.application: expected \[start, end\)"),
+        (DEVICE + "[memory]\napplication = 7", r"memory.application: expected \[start, end\)"),
+        (DEVICE + "[limits]\nmax_minutes = 0", "limits.max_minutes: expected a number of minutes above 0, got 0"),
+        (DEVICE + 'power_off = "off {logs}"', r"power_off: unknown placeholder \{logs\}"),
         (SERVER + "timeouts = 7", "timeouts: expected a table, got 7"),
         (SERVER + '[timeouts]\nframe = "ten"', "timeouts.frame: expected a number of seconds above 0, got 'ten'"),
         (SERVER + "[timeouts]\nframe = 0", "timeouts.frame: expected a number of seconds above 0, got 0"),
