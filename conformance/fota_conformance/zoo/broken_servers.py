@@ -121,11 +121,11 @@ class GoesOnAfterError(Session):
 
     def transfer(self, frames: Iterable[bytes]) -> None:
         rest = list(frames)
-        del rest[: min(self.places.pop(self.mcuid, 0), len(rest) - 1)]
+        place = min(self.places.pop(self.mcuid, 0), len(rest) - 1)
         try:
-            super().transfer(rest)
+            super().transfer(rest[place:])
         except (Gone, OSError):
-            self.places[self.mcuid] = self.sent - 1
+            self.places[self.mcuid] = place + self.sent - 1
             raise
 
 
