@@ -8,7 +8,8 @@ on; what a case is about, the case says.
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,13 +32,15 @@ from fota_conformance.hosts import (
 )
 from fota_conformance.peer import Listener, Peer, connect, listen
 from fota_conformance.reading import Firmware, Memory, read_dump
-from fota_conformance.reporting import step
+from fota_conformance.reporting import recording, step
 from fota_conformance.target import DeviceCommand, Handshake, Revision, ServerAddress, ServerCommand, fill
 
 SLACK: Final = 2.5
 """Seconds (before `scale`) that a promised deadline may be overrun: what a sweep and a busy machine take."""
 EARLY: Final = 0.9
 """The part of a promised deadline before which nobody may give up: clocks start at slightly different moments."""
+TRY_AGAIN: Final = 0.1
+"""Seconds that a device of the kit waits before it tries again; a real one waits longer."""
 SHOWN_DIFFERENCES: Final = 8
 """Differing bytes of a flash dump that a message lists."""
 
@@ -76,10 +79,13 @@ class ServerBench:
             self._host.last_case = self._case.id
         return peer
 
-    def session(self, device: Device | None = None, *, acks_permission: bool | None = None) -> PlayedDevice:
+    def session(
+        self, device: Device | None = None, *, acks_permission: bool | None = None, hurried: bool = False
+    ) -> PlayedDevice:
         """A new connection, played as a device of the case (the first one), nothing sent yet.
 
-        `acks_permission` is the sort of device; left out: one that gets on best with the target's handshake.
+        `acks_permission` is the sort of device; left out: one that gets on best with the target's handshake. A
+        `hurried` one does not look whether the server waits for acks: for sessions that a case is not about.
         """
         if acks_permission is None:
             acks_permission = self.target.handshake is not Handshake.IMMEDIATE
@@ -89,6 +95,7 @@ class ServerBench:
             device or self.devices[0],
             acks_permission=acks_permission,
             others=self._images,
+            settle_s=0.0 if hurried else self.settle_s,
         )
 
     def update(self, device: Device | None = None) -> None:
@@ -96,15 +103,38 @@ class ServerBench:
         with self.session(device) as session:
             session.update()
 
+    def expect_update(self, device: Device | None, situation: str) -> None:
+        """Demand a whole update; `situation` is what a failure is put down to."""
+        with step(f"{situation}, the server updates a device"):
+            try:
+                with self.session(device, hurried=True) as session:
+                    session.update()
+            except Nonconformance as error:
+                raise _in_situation(situation, error) from error
+
     def expect_still_serving(self, after: str, device: Device | None = None) -> None:
         """Demand that the server lives and updates a device, after something that it had to survive."""
-        with step(f"after {after}, the server still updates a device"):
-            try:
-                self.update(device)
-            except Nonconformance as error:
-                raise Nonconformance(
-                    f"after {after}, {error.situation}", sent=error.sent, came=error.came, accepted=error.accepted
-                ) from error
+        self.expect_update(device, f"after {after}")
+
+    def update_in_the_end(self, device: Device, within_s: float) -> None:
+        """One whole update of a device that tries again for a while where it is turned away without a frame."""
+        until = time.monotonic() + within_s
+        while (turned_away := self._try_update(device)) is not None:
+            if time.monotonic() >= until:
+                raise _in_situation(f"turned away without a frame for {within_s:g} s, at last", turned_away)
+            time.sleep(TRY_AGAIN)
+
+    def side_by_side(self, play: Callable[[Device], None], devices: Sequence[Device]) -> None:
+        """Play something for each of some devices, for as many at once as the target bears."""
+        with ThreadPoolExecutor(min(len(devices), self.target.concurrency)) as pool:
+            plays = [pool.submit(_unreported, play, device) for device in devices]
+        errors = [error for error in (one.exception() for one in plays) if error is not None]
+        if not errors:
+            return
+        first = errors[0]
+        if isinstance(first, Nonconformance):
+            raise _in_situation(f"{len(errors)} of {len(devices)} side by side failed, the first", first) from first
+        raise first
 
     def stranger(self) -> str:
         """An MCUID that no registry knows."""
@@ -127,6 +157,25 @@ class ServerBench:
             peer.stay_quiet(early_s, f"{situation}, within the deadline of {deadline_s:g} s", accepted)
         left = since + deadline_s - time.monotonic()
         peer.expect_close(max(left, 0.0) + SLACK * self.target.scale, situation, accepted)
+
+    def _try_update(self, device: Device) -> Nonconformance | None:
+        """One update, or how the server turned the device away without a frame."""
+        try:
+            session = self.session(device)
+        except Nonconformance as error:
+            return error
+        with session:
+            try:
+                session.identify()
+                session.expect_allowed()
+            except Nonconformance as error:
+                if session.peer.ended and not session.peer.has_received:
+                    return error
+                raise
+            session.ack_permission()
+            session.take_rest()
+            session.finish()
+        return None
 
 
 @dataclass(slots=True)
@@ -265,6 +314,17 @@ class DeviceBench:
         worst = max(self._wear.erases.values(), default=0)
         if limits.max_erases_per_sector and worst >= limits.max_erases_per_sector:
             raise CouldNotTest(f"a sector was erased {worst} times: max_erases_per_sector is reached")
+
+
+def _in_situation(situation: str, error: Nonconformance) -> Nonconformance:
+    """The same failure, put down to a situation."""
+    return Nonconformance(f"{situation}, {error.situation}", sent=error.sent, came=error.came, accepted=error.accepted)
+
+
+def _unreported(play: Callable[[Device], None], device: Device) -> None:
+    """Play in a thread of its own, whose steps no report could place."""
+    with recording():
+        play(device)
 
 
 def shown_differences(differences: list[tuple[int, int, int | None]]) -> str:

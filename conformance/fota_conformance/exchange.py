@@ -6,10 +6,14 @@ it is about on `peer`, and says what must follow. Every phase compares bytes, is
 the session it failed. Nothing here starts or stops a target.
 """
 
+import contextlib
+import enum
 from collections.abc import Iterable
 from typing import Final, Self
 
+from fota_conformance.errors import Nonconformance
 from fota_conformance.hosts import Device
+from fota_conformance.images import is_valid
 from fota_conformance.peer import Peer
 from fota_conformance.reading import Firmware, memory_of
 from fota_conformance.reporting import step
@@ -38,11 +42,20 @@ ONE_FRAME: Final = "nothing: a record has no line ending, and the next frame wai
 """What may follow a record before it is acked."""
 
 
+class Refusal(enum.Enum):
+    """How a server turned a device away."""
+
+    DENIED = "@0# in the place of @4#"
+    LATE = "@0# behind @4#"
+    CLOSED = "a close"
+
+
 class PlayedDevice:
     """The kit's device in one session with the server under test; closed on leaving its `with` block.
 
     `acks_permission` is the sort of device: one that acks `@4#` (revision B), or one that waits for the first record.
-    `others` are all images that the server has, to say where a wrong record comes from.
+    `others` are all images that the server has, to say where a wrong record comes from. `settle_s` is how long it looks
+    whether the server waits for an ack.
     """
 
     def __init__(
@@ -53,6 +66,7 @@ class PlayedDevice:
         *,
         acks_permission: bool,
         others: Iterable[Firmware] = (),
+        settle_s: float | None = None,
     ) -> None:
         self.peer = peer
         self.target = target
@@ -61,7 +75,7 @@ class PlayedDevice:
         self.received: list[bytes] = []
         """The records that came and were right, in order."""
         self._others = tuple(others)
-        self._settle_s = SETTLE_TIME * target.scale
+        self._settle_s = SETTLE_TIME * target.scale if settle_s is None else settle_s
 
     def __enter__(self) -> Self:
         return self
@@ -163,6 +177,10 @@ class PlayedDevice:
     def finish(self) -> None:
         """Take and ack the end frame; demand the close, and that the records were the whole image."""
         self.expect_end_frame()
+        self.ack_end_frame()
+
+    def ack_end_frame(self) -> None:
+        """Ack the end frame; demand the close, and that the records were the whole image."""
         self.peer.send(ACK, "acking the end frame")
         with step("the server closes the connection"):
             # A server that went on without the ack of @4# may linger for one that is missing.
@@ -175,6 +193,54 @@ class PlayedDevice:
                     came=f"CRC {memory_of(self.received).crc:08X}",
                     accepted=f"CRC {self.firmware.memory.crc:08X}",
                 )
+
+    def hear_refusal(self, situation: str, *, records: int = 0) -> Refusal:
+        """Name itself; demand that the server turns it away, in whatever way, and say how.
+
+        A server may find out while it sends: up to so many `records` are acked, each of which must be valid. An end
+        frame never is, nor what is no frame.
+        """
+        accepted = f"a refusal: {show(DENIED)}, {show(ALLOWED + DENIED)}, or a close"
+        accepted += ", at the latest in the place of the end frame" if records else ", without a record"
+        self.identify()
+        with step("the server refuses the device"):
+            answer = self.peer.try_read(read_answer, self.target.timeouts.answer, situation, accepted)
+            if answer is None or answer.kind is Kind.DENIED:
+                self._demand_end(answer, situation, accepted)
+                return Refusal.CLOSED if answer is None else Refusal.DENIED
+            frame = None
+            if self.acks_permission:
+                # One that refuses behind @4# may or may not wait for its ack.
+                frame = self.peer.try_read(read_transfer, self._settle_s, situation, accepted)
+                if frame is None and not self.peer.pending:
+                    self._ack_if_open(situation)
+            for number in range(1, records + 2):
+                frame = frame or self.peer.try_read(read_transfer, self.target.timeouts.frame, situation, accepted)
+                if frame is None:
+                    break
+                if frame.kind is not Kind.RECORD or not is_valid(frame.raw) or number > records:
+                    which = f", frame {number} behind {show(ALLOWED)}"
+                    flaw = "" if frame.kind is not Kind.RECORD or is_valid(frame.raw) else " that is not valid"
+                    came = f"{show(frame.raw)} ({frame.kind.value}{flaw}){which}"
+                    raise self.peer.failure(situation, came=came, accepted=accepted)
+                frame = None
+                self._ack_if_open(situation)
+            if self.peer.pending == DENIED:
+                return Refusal.LATE
+            self._demand_end(None, situation, accepted)
+            return Refusal.CLOSED
+
+    def _ack_if_open(self, situation: str) -> None:
+        """Ack what came last; a server that refuses may have closed meanwhile."""
+        with contextlib.suppress(Nonconformance):
+            self.peer.send(ACK, situation)
+
+    def _demand_end(self, answer: Frame | None, situation: str, accepted: str) -> None:
+        """Demand nothing more behind a denial, and without one a close."""
+        came = self.peer.pending or (self.peer.drain(self._settle_s) if answer is not None else b"")
+        if came or (answer is None and not self.peer.ended):
+            shown = show(came) if came else "nothing, still open"
+            raise self.peer.failure(situation, came=shown, accepted=accepted)
 
     def expect_cut_off(self, situation: str) -> None:
         """Demand that the server ends the session: no further frame, and a close."""

@@ -35,6 +35,12 @@ def record(address: int, data: bytes, kind: int = 3) -> bytes:
     return f"S{kind}{body.hex().upper()}{0xFF - sum(body) % 256:02X}".encode("ascii")
 
 
+def is_valid(raw: bytes) -> bool:
+    """Whether a data record, as long as its count says, has room for its address and the right checksum."""
+    body = bytes.fromhex(raw[2:].decode("ascii"))
+    return body[0] > _ADDRESS_SIZE[int(raw[1:2])] and sum(body) % 256 == 0xFF
+
+
 def records_of(memory: Memory, size: int = 16, kind: int = 3) -> tuple[bytes, ...]:
     """A memory cut into records of `size` bytes, ascending."""
     return tuple(

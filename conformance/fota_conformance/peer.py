@@ -38,6 +38,7 @@ class Peer:
         self._buffer = b""
         self._last_sent = b""
         self._ended = ""
+        self._has_received = False
         self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def __enter__(self) -> Self:
@@ -66,6 +67,11 @@ class Peer:
         self.log.event("the kit shut down its sending half")
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)
+
+    @property
+    def has_received(self) -> bool:
+        """Whether a byte ever came."""
+        return self._has_received
 
     @property
     def pending(self) -> bytes:
@@ -172,6 +178,7 @@ class Peer:
             self.log.event(self._ended)
             return False
         self.log.chunk(self._other, data)
+        self._has_received = True
         self._buffer += data
         if len(self._buffer) > BUFFER_LIMIT:
             raise self.failure("bytes ahead of their turn", came=f"over {BUFFER_LIMIT} bytes", accepted="one frame")
