@@ -53,7 +53,7 @@
       copy.hidden = false;
       return copy;
     });
-    copies.forEach((copy) => { copy.open = copies.length === 1 || !copy.classList.contains("pass"); });
+    copies.forEach((copy) => { copy.open = copies.length === 1 || !("well" in copy.dataset); });
     body.replaceChildren(text, ...copies);
     one("#previous").disabled = !neighbour(-1);
     one("#next").disabled = !neighbour(1);
@@ -77,8 +77,19 @@
   one("#previous").addEventListener("click", () => show(neighbour(-1)));
   one("#next").addEventListener("click", () => show(neighbour(1)));
   one("#close").addEventListener("click", () => panel.close());
-  panel.addEventListener("click", (event) => { if (event.target === panel) panel.close(); });
+  panel.addEventListener("click", (event) => {
+    const link = event.target.closest("a[href^='#']");
+    if (link) {
+      event.preventDefault();
+      current = null;
+      panel.close();
+      location.hash = link.hash;
+    } else if (event.target === panel) {
+      panel.close();
+    }
+  });
   panel.addEventListener("close", () => {
+    if (!current) return;
     history.replaceState(null, "", `#${current.closest("tr").id}`);
     current.focus();
   });
@@ -88,7 +99,7 @@
   // On paper nothing can be opened.
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = cases.filter((item) => !item.open && !item.classList.contains("pass"));
+    opened = cases.filter((item) => !item.open && !("well" in item.dataset));
     opened.forEach((item) => { item.open = true; });
   });
   addEventListener("afterprint", () => opened.forEach((item) => { item.open = false; }));

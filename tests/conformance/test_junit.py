@@ -9,7 +9,7 @@ import pytest
 
 from fota_conformance.junit import WHOLE_RUN, write_junit
 from fota_conformance.results import CaseResult, RunResult
-from fota_conformance.target import load_target
+from fota_conformance.target_file import load_target
 from fota_conformance.verdicts import Verdict
 
 CASE = CaseResult(

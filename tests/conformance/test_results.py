@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 
 from fota_conformance.errors import TargetError
 from fota_conformance.results import CaseResult, RunResult, write_json
-from fota_conformance.target import ServerCommand, load_target
+from fota_conformance.target import ServerCommand
+from fota_conformance.target_file import load_target
 from fota_conformance.verdicts import Verdict
 
 BOUND = "FOTA-ACK-wrong"
