@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from fota_conformance import catalogue
+from fota_conformance import catalogue, errors
 from fota_conformance.catalogue import Chapter, Requirement
 from fota_conformance.errors import ConformanceError
 from fota_conformance.reporting import CATEGORIES, read_environment, write_environment, write_executor
@@ -44,7 +44,7 @@ _ANALYTICS: Final = re.compile(
     re.DOTALL,
 )
 _OUTSIDE: Final = re.compile(
-    r"<(?:script|link|img|iframe|object|embed)\b[^>]*?\b(?:src|href|data)=[\"']?(?:https?:)?//[^>]*"
+    r"<(?:script|link|img|iframe|object|embed)\b[^>]*?\b(?:src|href|data)=[\"']?(?:https?:)?//[^>]*", re.IGNORECASE
 )
 _NOWHERE: Final = "https://requirements.invalid/"
 """Stands before the addresses of requirements while Allure has them: it shows those of the web alone."""
@@ -177,7 +177,9 @@ def _tidied(document: dict[str, Any]) -> dict[str, Any]:
     pending = [*document["befores"], *document["afters"], *document.get("steps", [])]
     while pending:
         item = pending.pop()
-        item.get("statusDetails", {}).pop("trace", None)
+        details = item.get("statusDetails", {})
+        details.pop("trace", None)
+        details["message"] = details.get("message", "").removeprefix(f"{errors.__name__}.")
         pending += item.get("steps", [])
     return document
 
@@ -189,11 +191,9 @@ def _merge_environments(sources: Sequence[Path], results: Path) -> list[str]:
     if len(environments) == 1:
         merged = {"target": targets[0], **environments[0]}
     else:
-        common = dict(set.intersection(*(set(facts.items()) for facts in environments)))
-        merged = {
-            target: ", ".join(f"{key} {value}" for key, value in facts.items() if key not in common)
-            for target, facts in zip(targets, environments, strict=True)
-        } | common
+        common = set.intersection(*(set(facts.items()) for facts in environments))
+        own = (", ".join(f"{key} {value}" for key, value in sorted(facts.items() - common)) for facts in environments)
+        merged = {target: text for target, text in zip(targets, own, strict=True) if text} | dict(sorted(common))
     write_environment(results, merged)
     write_executor(results, ", ".join(dict.fromkeys(targets)))
     return list(dict.fromkeys(targets))
