@@ -31,7 +31,7 @@ from fota_conformance.hosts import (
     run_device,
 )
 from fota_conformance.peer import Listener, Peer, connect, listen
-from fota_conformance.reading import Firmware, Memory, read_dump
+from fota_conformance.reading import Firmware, Memory, memory_of, read_dump
 from fota_conformance.reporting import recording, step
 from fota_conformance.target import DeviceCommand, Handshake, Revision, ServerAddress, ServerCommand, fill
 
@@ -41,6 +41,11 @@ EARLY: Final = 0.9
 """The part of a promised deadline before which nobody may give up: clocks start at slightly different moments."""
 TRY_AGAIN: Final = 0.1
 """Seconds that a device of the kit waits before it tries again; a real one waits longer."""
+REFUSAL_TIME: Final = 1.0
+"""Seconds (before `scale`) in which a device that takes what it must not take would have acked it; a good one ends this
+wait by its close."""
+BLANK: Final = 0xFF
+"""A byte of erased flash."""
 SHOWN_DIFFERENCES: Final = 8
 """Differing bytes of a flash dump that a message lists."""
 
@@ -184,7 +189,7 @@ class Wear:
 
     began: float = field(default_factory=time.monotonic)
     erases: Counter[int] = field(default_factory=Counter)
-    """How often each sector was erased at most, by its number: once in each session that wrote to it."""
+    """How often each sector was erased at most, by its address: once in each session that wrote to it."""
 
 
 class DeviceBench:
@@ -193,6 +198,7 @@ class DeviceBench:
     def __init__(self, target: DeviceCommand, case: Case, worker: str, wear: Wear) -> None:
         self.target = target
         self.settle_s = SETTLE_TIME * target.scale
+        self.refusal_s = REFUSAL_TIME * target.scale
         self.mcuid = target.mcuid or make_mcuid(case.id, worker)
         self._case = case
         self._wear = wear
@@ -210,7 +216,10 @@ class DeviceBench:
             with step("the device connects"):
                 peer = listener.accept(self.target.timeouts.ready, has_ended)
             with PlayedServer(peer, self.target, self.mcuid) as played:
-                yield played
+                try:
+                    yield played
+                finally:
+                    self._count(played.served)
             if finish:
                 with step("the device's command ends"):
                     self._run.finish()
@@ -219,6 +228,7 @@ class DeviceBench:
     def waiting(self) -> Iterator[tuple[Listener, Callable[[], bool], int]]:
         """The device's command, started, and the place where it will connect; for cases that do not simply accept."""
         self._check_limits()
+        self._forget_outcome()
         with listen(self.target.host, self.target.port, self._case.log, time.monotonic) as listener:
             self._values["port"] = listener.port
             self._control("reset", self.target.reset)
@@ -234,19 +244,26 @@ class DeviceBench:
     def update(self, firmware: Firmware, version: str = "16") -> None:
         """One whole update, the command's end included."""
         with self.session() as session:
-            self.count(firmware)
             session.update(firmware, version)
 
-    def count(self, firmware: Firmware) -> None:
-        """Note that a session is about to write an image: its sectors will be erased once more."""
-        size = self.target.memory.sector
-        self._wear.erases.update(
-            {
-                sector
-                for start, data in firmware.memory.segments
-                for sector in range(start // size, (start + len(data) - 1) // size + 1)
-            }
-        )
+    def deny(self) -> None:
+        """One whole session in which it is denied."""
+        with self.session() as session:
+            session.expect_identification()
+            session.deny()
+            session.expect_no_ack(self.settle_s, "after the denial", "nothing, or a close")
+
+    def expect_end(self, situation: str) -> None:
+        """Demand that the device's command ends by itself; in a session without `finish`, once our end is closed."""
+        within_s = self.target.timeouts.exit
+        with step("the device ends"):
+            if self._run.child.wait(within_s) is None:
+                raise Nonconformance(
+                    situation,
+                    sent="what the wire log shows, and a close",
+                    came=f"its command still runs {within_s:g} s later",
+                    accepted="its end: one session, and it is over",
+                )
 
     def power_off(self) -> None:
         """Cut its power."""
@@ -271,7 +288,7 @@ class DeviceBench:
         with step(f"the flash holds {firmware.name}, as bincopy reads both"):
             # A dump may leave erased bytes out.
             found = firmware.memory.differences(self.flash())
-            differences = [(at, byte, there) for at, byte, there in found if (byte, there) != (0xFF, None)]
+            differences = [(at, byte, there) for at, byte, there in found if (byte, there) != (BLANK, None)]
             if differences:
                 raise Nonconformance(
                     f"reading the flash dump {situation}",
@@ -280,8 +297,57 @@ class DeviceBench:
                     accepted=f"every byte of the image (CRC {firmware.memory.crc:08X}) at its address",
                 )
 
+    def expect_rest_blank(self, firmware: Firmware, situation: str) -> None:
+        """Demand FF in the sectors of an image wherever the image leaves bytes out."""
+        with step("the rest of every sector of the image is blank"):
+            flash, size = self.flash(), self.target.memory.sector
+            left: list[tuple[int, int, int | None]] = []
+            for sector in sectors_of(firmware.memory, size):
+                cells = zip(firmware.memory.slice(sector, size), flash.slice(sector, size), strict=True)
+                left += [
+                    (sector + at, BLANK, there)
+                    for at, (byte, there) in enumerate(cells)
+                    if byte is None and there not in (None, BLANK)
+                ]
+            if left:
+                raise Nonconformance(
+                    f"reading the flash dump {situation}",
+                    sent=f"{firmware.name}, {firmware.memory.size} bytes",
+                    came=f"{len(left)} bytes beside the image that are not blank: {shown_differences(left)}",
+                    accepted=f"FF in the rest of every sector of {size} bytes that the image touches",
+                )
+
+    def expect_unchanged(self, before: Memory, start: int, end: int, situation: str) -> None:
+        """Demand that [start, end) of the flash reads as in an earlier dump."""
+        with step(f"the flash at [{start:#010x}, {end:#010x}) is as it was"):
+            pairs = zip(before.slice(start, end - start), self.flash().slice(start, end - start), strict=True)
+            changed = [
+                (at, BLANK if was is None else was, there)
+                for at, (was, there) in enumerate(pairs, start=start)
+                if (BLANK if was is None else was) != (BLANK if there is None else there)
+            ]
+            if changed:
+                raise Nonconformance(
+                    f"comparing the flash dumps before and {situation}",
+                    sent="what the wire log shows",
+                    came=f"{len(changed)} bytes that changed: {shown_differences(changed, 'before')}",
+                    accepted=f"no change in [{start:#010x}, {end:#010x})",
+                )
+
+    def expect_outcome(self, wanted: str, situation: str) -> None:
+        """Demand what the device says of its last session."""
+        with step(f"the device says {wanted!r}"):
+            outcome = self.outcome()
+            if outcome.get("outcome") != wanted:
+                raise Nonconformance(
+                    f"reading the outcome {situation}",
+                    sent="what the wire log shows",
+                    came=str(outcome),
+                    accepted=f"outcome {wanted!r}",
+                )
+
     def expect_not_updated(self, situation: str) -> None:
-        """Demand that the device, if it tells its outcome, says neither `updated` nor that it boots what it holds."""
+        """Demand that the device, if it tells its outcome, does not say that it is updated."""
         if "outcome" not in self.target.offers:
             return
         with step("the device does not say that it is updated"):
@@ -292,6 +358,27 @@ class DeviceBench:
                     sent="what the wire log shows",
                     came=str(outcome),
                     accepted="outcome 'failed' or 'refused'",
+                )
+
+    def expect_not_booted(self, earlier: Firmware, situation: str) -> None:
+        """Demand that it does not boot what is no image; `earlier` is what it held, and may hold and boot still."""
+        with step("the device does not boot what it holds"):
+            outcome = self.outcome()
+            if not outcome.get("booted"):
+                return
+            if "flash" not in self.target.offers:
+                raise CouldNotTest(
+                    f"{situation} the device boots, and shows no flash: nobody sees whether it holds {earlier.name} "
+                    f"still, whole; declare flash under [observe] in {self.target.path}"
+                )
+            lost = [one for one in earlier.memory.differences(self.flash()) if (one[1], one[2]) != (BLANK, None)]
+            if lost:
+                raise Nonconformance(
+                    f"reading outcome and flash dump {situation}",
+                    sent="what the wire log shows",
+                    came=f"{outcome}, and {len(lost)} bytes in flash that are not those of the image before: "
+                    f"{shown_differences(lost)}",
+                    accepted=f"booted false; or the image before, {earlier.name}, still whole in flash",
                 )
 
     @property
@@ -305,6 +392,16 @@ class DeviceBench:
                 self._case.log.event(f"{name}")
                 words = tuple(fill(word, self._values) for word in command)
                 run_control(words, self.target.path.resolve().parent, name)
+
+    def _forget_outcome(self) -> None:
+        """Remove what it told of the session before: a device that is cut off must not be judged by that."""
+        if self.target.observe.outcome is not None:
+            observation_path(self.target, self.target.observe.outcome, self._values).unlink(missing_ok=True)
+
+    def _count(self, records: list[bytes]) -> None:
+        """Note that a session has written records: their sectors were erased once more."""
+        if records:
+            self._wear.erases.update(sectors_of(memory_of(records), self.target.memory.sector))
 
     def _check_limits(self) -> None:
         limits = self.target.limits
@@ -327,10 +424,21 @@ def _unreported(play: Callable[[Device], None], device: Device) -> None:
         play(device)
 
 
-def shown_differences(differences: list[tuple[int, int, int | None]]) -> str:
-    """The first differences between an image and a flash, for a message."""
+def sectors_of(memory: Memory, size: int) -> list[int]:
+    """The addresses of the sectors of `size` bytes that some bytes lie in, ascending."""
+    return sorted(
+        {
+            sector * size
+            for start, data in memory.segments
+            for sector in range(start // size, (start + len(data) - 1) // size + 1)
+        }
+    )
+
+
+def shown_differences(differences: list[tuple[int, int, int | None]], wanted: str = "image") -> str:
+    """The first differences between what is wanted and what is in a flash, for a message."""
     shown = ", ".join(
-        f"{address:#010x}: " + ("nothing" if there is None else f"{there:02X}") + f" (image: {byte:02X})"
+        f"{address:#010x}: " + ("nothing" if there is None else f"{there:02X}") + f" ({wanted}: {byte:02X})"
         for address, byte, there in differences[:SHOWN_DIFFERENCES]
     )
     return shown + ", …" * (len(differences) > SHOWN_DIFFERENCES)

@@ -255,6 +255,8 @@ class PlayedServer:
         self.peer = peer
         self.target = target
         self.mcuid = mcuid
+        self.served: list[bytes] = []
+        """The records that were sent by `serve`."""
         self._spare_acks = 0
         self._settle_s = SETTLE_TIME * target.scale
 
@@ -292,6 +294,26 @@ class PlayedServer:
             self.peer.send(raw, "answering the identification")
             self.hear_permission_ack()
 
+    def allow_with(self, record: bytes) -> None:
+        """Send `@4#` and the first record in one segment, and hear as many acks as this sort of device sends."""
+        with step("the server allows the update, and sends the first record in the same segment"):
+            self.served.append(record)
+            self.peer.send(ALLOWED + record, "answering the identification")
+            situation = f"after {show(ALLOWED)} and {show(record)} in one segment"
+            if self.target.handshake is Handshake.AUTO:
+                within_s = self.target.timeouts.frame
+                self.peer.read(read_ack, within_s, situation, f"{show(ACK)} (one ack), or one for each of the two")
+                second = self.peer.try_read(read_ack, self.target.timeouts.grace, situation, f"{show(ACK)}, or nothing")
+                self._spare_acks = 0 if second else 1
+            else:
+                self.hear_permission_ack()
+                self.expect_ack(situation)
+
+    def deny(self) -> None:
+        """Send `@0#`."""
+        with step("the server denies the update"):
+            self.peer.send(DENIED, "answering the identification")
+
     def hear_permission_ack(self) -> None:
         """Take the ack of `@4#` of a device that sends it; under `auto`, find out."""
         situation = f"after {show(ALLOWED)}, before the first record"
@@ -309,8 +331,29 @@ class PlayedServer:
         with step(f"the device acks each of {len(records)} records"):
             for index, record in enumerate(records):
                 name = f"record {index + 1} of {len(records)}"
+                self.served.append(record)
                 self.peer.send(record, f"sending {name}")
                 self.expect_ack(f"after {name}, {show(record)}")
+
+    def serve_while_acked(self, records: Iterable[bytes]) -> bool:
+        """Send records until one is not acked, which is no fault here; whether all were."""
+        records = tuple(records)
+        with step(f"up to {len(records)} records, as long as the device acks them"):
+            for index, record in enumerate(records):
+                situation = f"after record {index + 1} of {len(records)}, {show(record)}"
+                self.served.append(record)
+                try:
+                    self.peer.send(record, situation)
+                except Nonconformance:
+                    return False
+                if not self.acks(situation):
+                    return False
+        return True
+
+    def acks(self, situation: str) -> bool:
+        """Whether the device acks what was sent last; it may close, or stay silent as long as an ack may take."""
+        accepted = f"{show(ACK)}, or silence, or a close"
+        return self.peer.try_read(read_ack, self.target.timeouts.frame, situation, accepted) is not None
 
     def expect_ack(self, situation: str) -> None:
         """Demand one ack, and no other."""

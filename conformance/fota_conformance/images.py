@@ -83,6 +83,26 @@ def made(number: int, size: int = 1024 + 64) -> Firmware:
     return firmware_of(f"{MADE}{number}.s19", records_of(_at(BASE, sealed(BASE, vectors + noise)), 32))
 
 
+def noise(number: int, size: int) -> bytes:
+    """Bytes that look like nothing else, none of them FF; different for every number."""
+    return hashlib.shake_128(f"noise {number}".encode("ascii")).digest(size).replace(b"\xff", b"\x00")
+
+
+def extended(program: Firmware, *pieces: tuple[int, bytes]) -> Firmware:
+    """A program with pieces `(address, bytes)` behind it, ascending, holes between them, sealed anew over all of it.
+
+    It still runs, on a real board, too: nothing in front of the seal or behind it is changed. S1 records of 32 bytes.
+    """
+    ((start, code),) = program.memory.segments
+    content = code
+    for address, data in pieces:
+        content += b"\xff" * (address - start - len(content)) + data
+    whole = sealed(start, content)
+    ranges = [(start, len(code)), *((address, len(data)) for address, data in pieces)]
+    memory = Memory(tuple((address, whole[address - start : address - start + size]) for address, size in ranges))
+    return firmware_of(f"{program.name}, extended to {len(whole)} bytes", records_of(memory, 32, kind=1))
+
+
 def fixture(name: str) -> Firmware:
     """A fixture that bincopy can read; raises `ReadingError`."""
     return read_firmware(fota_fixtures.path(name))
