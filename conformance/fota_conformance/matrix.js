@@ -99,7 +99,7 @@
   // On paper nothing can be opened.
   let opened = [];
   addEventListener("beforeprint", () => {
-    opened = cases.filter((item) => !item.open && !("well" in item.dataset));
+    opened = [...cases, ...all(".card details")].filter((item) => !item.open && !("well" in item.dataset));
     opened.forEach((item) => { item.open = true; });
   });
   addEventListener("afterprint", () => opened.forEach((item) => { item.open = false; }));

@@ -173,10 +173,10 @@ def _card(run: Run) -> str:
     lacks = [name for name, has in target["capabilities"].items() if not has]
     facts = {
         "target": f"{target['kind']}, revision {target['revision']}, {target['handshake']}",
-        "profile": target["profile"] or "none: this project's own decisions do not bind it",
+        "profile": target["profile"] or "none",
         "MUSTs met": f"{met} of {len(binding)}",
         "cases": f"{len(results['cases'])} in {_seconds(results['duration_s'])}",
-        "not seen": ", ".join(lacks),
+        "lacks": ", ".join(lacks),
         "scale": "" if target["scale"] == 1 else f"{target['scale']:g}",
         "when": results["started"].replace("T", " ").replace("+00:00", " UTC"),
         "kit": f"k60-fota {results['kit']}",

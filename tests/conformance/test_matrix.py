@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from fota_conformance.errors import ResultsError
-from fota_conformance.matrix import read_run, render_matrix, write_matrix
+from fota_conformance.matrix import SCHEMA_NAME, read_run, render_matrix, write_matrix
 from fota_conformance.results import CaseResult, RunResult, write_json
 from fota_conformance.run import run
 from fota_conformance.target_file import load_target
@@ -229,6 +231,33 @@ def test_every_verdict_is_in_its_place(browser: Browser, real: Path) -> None:
     assert "2 of 4 targets conform, 1 not, 1 could not be tested in full" == browser.run(
         "document.querySelector('h1').textContent"
     )
+
+
+def test_real_results_are_as_their_schema_says(real: Path) -> None:
+    """What runs write, whatever they come to, is valid."""
+    schema = json.loads((resources.files("fota_conformance") / SCHEMA_NAME).read_text(encoding="utf-8"))
+
+    paths = sorted(real.parent.parent.glob("*/results.json"))
+
+    assert ["absent", "corrupt", "good", "mcu"] == [path.parent.name for path in paths]
+    for path in paths:
+        Draft202012Validator(schema).validate(json.loads(path.read_bytes()))
+
+
+def test_on_paper_there_is_what_is_not_well(browser: Browser, real: Path) -> None:
+    """Cases that pass are left out, the others are open."""
+    browser.open(real.as_uri())
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        browser.run("dispatchEvent(new Event('beforeprint'))")
+
+        shown = "[...document.querySelectorAll('#cases .case')].filter(item => item.checkVisibility())"
+        assert ["FAIL", "FAIL", "COULD-NOT-TEST", "COULD-NOT-TEST"] == browser.run(
+            f"{shown}.map(item => item.open && item.querySelector('.verdict').textContent)"
+        )
+        assert not browser.run("document.getElementById('controls').checkVisibility()")
+    finally:
+        browser.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_a_cell_opens_its_cases(browser: Browser, real: Path) -> None:
