@@ -225,7 +225,7 @@ def _allure(args: argparse.Namespace) -> int:
 def _mutants(args: argparse.Namespace) -> int:
     for module in ("pytest", "allure"):
         importlib.import_module(module)
-    from fota_conformance.mutants import UnknownMutant, run_mutants
+    from fota_conformance.mutants import run_mutants
 
     for path in (args.json, args.markdown):
         check_writable(path)
@@ -237,7 +237,7 @@ def _mutants(args: argparse.Namespace) -> int:
             report = run_mutants(
                 args.workers, args.names, results, lambda line: print(line, file=sys.stderr, flush=True)
             )
-        except UnknownMutant as error:
+        except ValueError as error:
             raise UsageError(str(error)) from error
     for line in report.table():
         print(line)
