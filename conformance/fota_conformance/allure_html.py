@@ -105,17 +105,21 @@ def build(
             page = (report / "index.html").read_text(encoding="utf-8")
         except FileNotFoundError as error:
             raise AllureError(f"{allure} made no index.html") from error
-    output.mkdir(parents=True, exist_ok=True)
+    page = without_outside(page).replace("</head>", f"{_LOCAL_LINKS}</head>", 1)
     index = output / "index.html"
-    index.write_text(without_outside(page).replace("</head>", f"{_LOCAL_LINKS}</head>", 1), encoding="utf-8")
-    (output / SPEC_NAME).write_text(render_spec(catalogue.load().chapters), encoding="utf-8")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        index.write_text(page, encoding="utf-8")
+        (output / SPEC_NAME).write_text(render_spec(catalogue.load().chapters), encoding="utf-8")
+    except OSError as error:
+        raise AllureError(f"{output}: the report cannot be written: {error}") from error
     return index
 
 
 def find(program: str | None = None, cache: Path | None = None) -> Path:
     """Allure 3: `program`, else what the variable ALLURE names, else `allure` on PATH, else npm's, put into `cache`.
 
-    Raises `AllureMissing`.
+    The cache is the user's if it is not given. Raises `AllureMissing`.
     """
     wanted = program or os.environ.get("ALLURE")
     if wanted:
@@ -128,7 +132,12 @@ def find(program: str | None = None, cache: Path | None = None) -> Path:
     found = shutil.which("allure")
     if found is not None and _is_allure_3(found):
         return Path(found).absolute()
-    return _installed(cache)
+    return _installed(cache or user_cache())
+
+
+def user_cache() -> Path:
+    """Where programs keep what they can fetch again (XDG Base Directory Specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fota"
 
 
 def without_outside(page: str) -> str:
@@ -159,7 +168,10 @@ def _copy_tidied(source: Path, results: Path) -> None:
     for path in source.iterdir():
         if path.name.endswith(("-result.json", "-container.json")):
             text = _INSTALLED.sub("", path.read_text(encoding="utf-8").replace(above, ""))
-            document = _tidied(json.loads(text))
+            try:
+                document = _tidied(json.loads(text))
+            except ValueError as error:
+                raise AllureError(f"{path}: expected JSON of a finished run, got {error}") from error
             if path.name.endswith("-result.json") or document["befores"] or document["afters"]:
                 (results / path.name).write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
         elif "-attachment" in path.name:
@@ -222,7 +234,7 @@ def _is_allure_3(program: str) -> bool:
     return answer.stdout.strip().startswith("3.")
 
 
-def _installed(cache: Path | None) -> Path:
+def _installed(cache: Path) -> Path:
     """npm's `allure` in the cache, put there if need be; another process may do the same meanwhile."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
@@ -234,29 +246,22 @@ def _installed(cache: Path | None) -> Path:
     version = _run([node, "--version"], Path.cwd(), 60.0).strip()
     if int(version.removeprefix("v").partition(".")[0]) < NODE_MAJOR:
         raise AllureMissing(f"Allure's report needs Node.js {NODE_MAJOR} or newer, got {version} ({node})")
-    if cache is None:
-        raise AllureMissing("there is no allure on PATH and no folder to install it into: npm install -g allure")
     home = cache.resolve() / f"allure-{ALLURE_VERSION}"
     allure = home / "node_modules" / ".bin" / "allure"
     if not allure.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="allure-", dir=cache) as folder:
-            options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder]
-            try:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="allure-", dir=cache) as folder:
+                options = ["--no-audit", "--no-fund", "--ignore-scripts", "--prefix", folder]
                 _run([npm, "install", *options, f"allure@{ALLURE_VERSION}"], Path(folder), INSTALL_TIMEOUT)
-            except AllureError as error:
-                raise AllureMissing(f"allure {ALLURE_VERSION} cannot be installed: {error}") from error
-            try:
-                Path(folder, "node_modules").rename(_made(home) / "node_modules")
-            except OSError as error:
-                if not allure.exists():
-                    raise AllureMissing(f"allure {ALLURE_VERSION} cannot be put into {home}: {error}") from error
+                home.mkdir(exist_ok=True)
+                Path(folder, "node_modules").rename(home / "node_modules")
+        except AllureError as error:
+            raise AllureMissing(f"allure {ALLURE_VERSION} cannot be installed: {error}") from error
+        except OSError as error:
+            if not allure.exists():
+                raise AllureMissing(f"allure {ALLURE_VERSION} cannot be put into {home}: {error}") from error
     return allure
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _run(command: Sequence[str | Path], folder: Path, timeout_s: float) -> str:
