@@ -147,11 +147,13 @@ class Collector:
         verdict = Verdict(facts["verdict"]) if "verdict" in facts else unjudged
         message = facts.get("message", "" if report.passed else report.longreprtext)
         before = self._cases.get(report.nodeid)
+        started_s = max(facts.get("started", 0.0) - self._started.timestamp(), 0.0)
         if before is not None:
             self._cases[report.nodeid] = dataclasses.replace(
                 before,
                 verdict=worst([before.verdict, verdict]),
                 duration_s=before.duration_s + report.duration,
+                started_s=min(before.started_s, started_s) if "started" in facts else before.started_s,
                 message=before.message or message,
                 output=report.capstdout,
             )
@@ -165,7 +167,7 @@ class Collector:
             verdict=verdict,
             exclusion=facts.get("exclusion", ""),
             duration_s=report.duration,
-            started_s=max(facts.get("started", 0.0) - self._started.timestamp(), 0.0),
+            started_s=started_s,
             message=message,
             files=f"{CASES_NAME}/{facts['files']}" if facts.get("files") else "",
             output=report.capstdout,

@@ -92,6 +92,8 @@ class Stage:
                 for one in self._session.items
                 if is_waiting(one) and isinstance(one, pytest.Function) and not missing_capabilities(self.target, one)
             ]
+            for one in waiting:
+                running_case(one)  # in this thread, which asks for them, too
             self._room = WaitingRoom(waiting, self.target.concurrency, self._arguments)
         return self._room if item in self._room else None
 

@@ -60,6 +60,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cut", cuts, ids=[f"record {cut}" for cut in cuts])
 
 
+# First, since xdist reads its groups here, too.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what does not concern the target; sanity first and last; what waits together, on one worker."""
     target = config.stash.get(TARGET, None)

@@ -72,6 +72,7 @@ class Session:
     def __init__(self, server: "Server", link: socket.socket) -> None:
         self.server = server
         self.options = server.options
+        self.number = server.accepted
         self.link = link
         self.buffer = b""
         self.mcuid = ""
@@ -331,6 +332,7 @@ class Server:
         self.threads: dict[Session, threading.Thread] = {}
         self.live: dict[str, Session] = {}
         self.stopping = False
+        self.accepted = 0
         self.listening = socket.create_server((options.host, options.port), backlog=128)
 
     def accept(self) -> None:
@@ -340,6 +342,7 @@ class Server:
                 link, _ = self.listening.accept()
             except OSError:
                 continue
+            self.accepted += 1
             session = self.session(self, link)
             thread = threading.Thread(target=session.run)
             with self.lock:
@@ -349,12 +352,12 @@ class Server:
     def admit(self, session: Session) -> bool:
         """Let a session begin its update: the newest of a device goes on, an older one is cut."""
         with self.lock:
-            if self.stopping:
+            other = self.live.get(session.mcuid)
+            if self.stopping or (other is not None and other.number > session.number):
                 return False
-            older = self.live.get(session.mcuid)
             self.live[session.mcuid] = session
-        if older is not None:
-            older.cut()
+        if other is not None:
+            other.cut()
         return True
 
     def leave(self, session: Session) -> None:
