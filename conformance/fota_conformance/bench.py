@@ -346,6 +346,18 @@ class DeviceBench:
                     accepted=f"outcome {wanted!r}",
                 )
 
+    def expect_image_named(self, firmware: Firmware, situation: str) -> None:
+        """Demand the CRC of an image in the outcome, if it names any."""
+        with step("the device names the image by its CRC, if at all"):
+            named, wanted = self.outcome().get("image_crc"), f"{firmware.memory.crc:08X}"
+            if named is not None and str(named).upper() != wanted:
+                raise Nonconformance(
+                    f"reading the outcome {situation}",
+                    sent=f"{firmware.name}, {len(firmware.records)} records",
+                    came=f"image_crc {named!r}",
+                    accepted=f"image_crc {wanted!r} (CRC-32 of the image, holes as FF), or null, or none at all",
+                )
+
     def expect_not_updated(self, situation: str) -> None:
         """Demand that the device, if it tells its outcome, does not say that it is updated."""
         if "outcome" not in self.target.offers:

@@ -381,6 +381,13 @@ class PlayedServer:
             if came:
                 raise self.peer.failure(situation, came=show(came), accepted=accepted)
 
+    def expect_no_more_acks(self, within_s: float, situation: str) -> None:
+        """Demand that an ack stays the only one for a while; a late ack of `@4#` may be among it."""
+        accepted = "nothing: one frame, one ack"
+        if self._spare_acks and self.peer.try_read(read_ack, within_s, situation, accepted):
+            self._spare_acks -= 1
+        self.expect_no_ack(within_s, situation, accepted)
+
     def expect_close(self, within_s: float, situation: str) -> None:
         """Demand that the device closes, without another byte."""
         with step("the device closes the connection"):

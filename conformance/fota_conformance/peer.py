@@ -6,6 +6,7 @@ on the wire becomes a `Nonconformance` that says what was sent last, what came a
 """
 
 import contextlib
+import itertools
 import socket
 import struct
 import time
@@ -22,6 +23,8 @@ BUFFER_LIMIT: Final = 64 * 1024
 """Bytes received and not yet used; a target that sends more ahead of its turn is cut off."""
 ACCEPT_SLICE: Final = 0.1
 """Seconds between two looks at whether a device that has not connected yet still runs."""
+SEGMENT_PAUSE: Final = 0.05
+"""Seconds between two pieces of a frame that make each of them a read of its own on the other side."""
 SEND_TIMEOUT: Final = 10.0
 """Seconds that the other side may leave our few bytes in its receive buffer."""
 
@@ -98,6 +101,11 @@ class Peer:
             if index:
                 time.sleep(pause_s)
             self.send(piece, situation)
+
+    def send_cut(self, frame: bytes, cuts: Iterable[int], situation: str) -> None:
+        """Send a frame cut at some places, ascending: each piece in a segment of its own, which is read as such."""
+        places = [0, *cuts, len(frame)]
+        self.send_pieces([frame[start:end] for start, end in itertools.pairwise(places)], SEGMENT_PAUSE, situation)
 
     def read(self, reader: Reader, within_s: float, situation: str, accepted: str) -> Frame:
         """The next frame; anything else, or nothing in time, is a `Nonconformance`."""

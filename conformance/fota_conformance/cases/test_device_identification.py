@@ -1,6 +1,5 @@
 """How a device names itself, and what it does with the answer."""
 
-import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -13,8 +12,6 @@ from fota_conformance.images import fixture
 from fota_conformance.reporting import step
 from fota_conformance.wire import ALLOWED, DENIED, show
 
-SEGMENT_PAUSE: Final = 0.05
-"""Seconds between two pieces of a frame: enough for each to be a read of its own."""
 A_FEW: Final = 3
 """Records that show that a transfer has begun."""
 CUTS: Final = {
@@ -23,11 +20,6 @@ CUTS: Final = {
     "three pieces": (1, 2),
 }
 """Where an answer of three characters is cut."""
-
-
-def pieces(frame: bytes, cuts: tuple[int, ...]) -> list[bytes]:
-    """A frame, cut."""
-    return [frame[start:end] for start, end in itertools.pairwise((0, *cuts, len(frame)))]
 
 
 @contextmanager
@@ -60,7 +52,7 @@ def test_denied_device_is_quiet_and_ends(device: DeviceBench, cuts: tuple[int, .
     """A device that is denied, in however many segments, sends nothing more, and ends."""
     with identified(device) as session:
         with step("the server denies the update"):
-            session.peer.send_pieces(pieces(DENIED, cuts), SEGMENT_PAUSE, "answering the identification")
+            session.peer.send_cut(DENIED, cuts, "answering the identification")
         situation = f"after {show(DENIED)} in {len(cuts) + 1} segments"
         session.expect_no_ack(device.settle_s, situation, "nothing, or a close")
         session.peer.stop_sending()
@@ -105,7 +97,7 @@ def test_split_permission_counts(device: DeviceBench, cuts: tuple[int, ...]) -> 
     with device.session() as session:
         session.expect_identification()
         with step("the server allows the update, in pieces"):
-            session.peer.send_pieces(pieces(ALLOWED, cuts), SEGMENT_PAUSE, "answering the identification")
+            session.peer.send_cut(ALLOWED, cuts, "answering the identification")
             session.hear_permission_ack()
         session.serve(fixture("blink_1.s19").records[:A_FEW])
 
