@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from fota_conformance.case import Case
-from fota_conformance.errors import CouldNotTest, Nonconformance
+from fota_conformance.errors import CouldNotTest, Nonconformance, NotConnected
 from fota_conformance.exchange import SETTLE_TIME, PlayedDevice, PlayedServer
 from fota_conformance.hosts import (
     CommandServer,
@@ -245,6 +245,24 @@ class DeviceBench:
         """One whole update, the command's end included."""
         with self.session() as session:
             session.update(firmware, version)
+
+    def recover(self, firmware: Firmware, after: str) -> None:
+        """Demand one whole update, its bytes in flash, after something that the device had to survive."""
+        with step(f"after {after}, the device takes an update"):
+            try:
+                self.update(firmware)
+            except NotConnected as error:
+                raise Nonconformance(
+                    f"after {after}, starting the device again",
+                    sent="nothing yet",
+                    came=str(error),
+                    accepted="its connection, and an update",
+                ) from error
+            except Nonconformance as error:
+                raise Nonconformance(
+                    f"after {after}, {error.situation}", sent=error.sent, came=error.came, accepted=error.accepted
+                ) from error
+            self.expect_flash_holds(firmware, f"after {after}, and an update")
 
     def deny(self) -> None:
         """One whole session in which it is denied."""

@@ -6,6 +6,7 @@
     * ResultsError     a folder without results of a run, or with results of another version
     * HarnessError     the kit's own trouble
     * CouldNotTest     the target did not start, or does not show what a case must look at
+        * NotConnected a device that did not connect
         * ReadingError a firmware file or a flash dump that bincopy cannot read
     * NotImplementedByTarget  the target declares that it lacks what a case is about
     * WireError        bytes that are no frame in some state; a peer makes a Nonconformance of it
@@ -44,6 +45,10 @@ class HarnessError(ConformanceError):
 
 class CouldNotTest(ConformanceError):
     """The target did not start, or does not show what the case must look at."""
+
+
+class NotConnected(CouldNotTest):
+    """The device did not connect; a case about that it must do so makes a Nonconformance of it."""
 
 
 class ReadingError(CouldNotTest):

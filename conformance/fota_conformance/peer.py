@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Self
 
-from fota_conformance.errors import CouldNotTest, HarnessError, Nonconformance, WireError
+from fota_conformance.errors import HarnessError, Nonconformance, NotConnected, WireError
 from fota_conformance.wire import LINE_ENDINGS, Frame, Reader, Sender, show
 from fota_conformance.wirelog import WireLog
 
@@ -94,6 +94,11 @@ class Peer:
             self._ended = self._ended or f"the connection broke ({error.strerror or error})"
             self.log.event(self._ended)
             raise self.failure(situation, came=self._ended, accepted="that these bytes are taken") from error
+
+    def offer(self, data: bytes) -> None:
+        """Send bytes that the other side may turn away by closing."""
+        with contextlib.suppress(Nonconformance):
+            self.send(data, "sending what may be turned away")
 
     def send_pieces(self, pieces: Iterable[bytes], pause_s: float, situation: str) -> None:
         """Send bytes in segments of their own, with a pause between two of them."""
@@ -235,9 +240,9 @@ class Listener:
                 self._log.event(f"the device connected from {host}:{port}")
                 return Peer(link, Sender.SERVER, self._log, self._clock)
             if ended:
-                raise CouldNotTest("the device's command ended before the device connected")
+                raise NotConnected("the device's command ended before the device connected")
             if self._clock() >= deadline:
-                raise CouldNotTest(f"the device did not connect within {within_s:g} s")
+                raise NotConnected(f"the device did not connect within {within_s:g} s")
 
 
 @contextlib.contextmanager
