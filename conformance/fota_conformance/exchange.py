@@ -194,6 +194,25 @@ class PlayedDevice:
                     accepted=f"CRC {self.firmware.memory.crc:08X}",
                 )
 
+    def expect_any_end_frame(self) -> None:
+        """Demand an end frame, whatever its version, and not one more record; it is not acked yet."""
+        situation = f"after the ack of the last of {len(self.received)} records"
+        accepted = "an end frame (@, one or two upper-case hex digits, ##)"
+        with step("the server ends the transfer"):
+            last = self.peer.read(read_transfer, self.target.timeouts.frame, situation, accepted)
+            if last.kind is not Kind.END:
+                raise self.peer.failure(situation, came=f"{show(last.raw)} ({last.kind.value})", accepted=accepted)
+
+    def leave(self) -> None:
+        """Ack what came last and all that follows, and judge none of it: what a case is about has been seen."""
+        with step("the rest of the update, which is not judged"), contextlib.suppress(Nonconformance):
+            if self.received or self.acks_permission:
+                self.peer.send(ACK, "acking what came last")
+            while frame := self.peer.try_read(read_transfer, self.target.timeouts.frame, "leaving", "any frame"):
+                self.peer.send(ACK, "acking what came last")
+                if frame.kind is Kind.END:
+                    return
+
     def hear_refusal(self, situation: str, *, records: int = 0) -> Refusal:
         """Name itself; demand that the server turns it away, in whatever way, and say how.
 

@@ -7,6 +7,7 @@ cases need records that no library would write.
 
 import functools
 import hashlib
+import itertools
 import zlib
 from collections.abc import Iterable
 from typing import Final
@@ -25,6 +26,8 @@ STACK_TOP: Final = 0x2000_0000
 """A stack pointer that is sane for a K60: the middle of its RAM."""
 MADE: Final = "made-"
 """How the names of made images begin; a number follows."""
+MIXED: Final = "mixed.s19"
+"""The made image whose records are S1, S2 and S3 by turns."""
 
 _ADDRESS_SIZE: Final = {1: 2, 2: 3, 3: 4}
 
@@ -43,11 +46,7 @@ def is_valid(raw: bytes) -> bool:
 
 def records_of(memory: Memory, size: int = 16, kind: int = 3) -> tuple[bytes, ...]:
     """A memory cut into records of `size` bytes, ascending."""
-    return tuple(
-        record(start + at, data[at : at + size], kind)
-        for start, data in memory.segments
-        for at in range(0, len(data), size)
-    )
+    return tuple(record(at, data, kind) for at, data in _pieces(memory, size))
 
 
 def firmware_of(name: str, records: Iterable[bytes]) -> Firmware:
@@ -108,15 +107,25 @@ def fixture(name: str) -> Firmware:
     return read_firmware(fota_fixtures.path(name))
 
 
+def mixed() -> Firmware:
+    """The bytes of a made image in S1, S2 and S3 records by turns."""
+    kinds = itertools.cycle((1, 2, 3))
+    return firmware_of(MIXED, (record(at, data, next(kinds)) for at, data in _pieces(made(0).memory, 32)))
+
+
 def image(name: str) -> tuple[Firmware | None, str, bytes]:
-    """An image by name, a fixture's or `made-N`: as bincopy reads it (None where it cannot), file name, content."""
-    if name.startswith(MADE):
-        firmware = made(int(name.removeprefix(MADE)))
+    """An image by name (a fixture, `made-N`, `mixed.s19`): as bincopy reads it if it can, file name, content."""
+    if name.startswith(MADE) or name == MIXED:
+        firmware = mixed() if name == MIXED else made(int(name.removeprefix(MADE)))
         return firmware, firmware.name, firmware.content
     try:
         return fixture(name), name, fota_fixtures.read(name)
     except ReadingError:
         return None, name, fota_fixtures.read(name)
+
+
+def _pieces(memory: Memory, size: int) -> list[tuple[int, bytes]]:
+    return [(start + at, data[at : at + size]) for start, data in memory.segments for at in range(0, len(data), size)]
 
 
 def _at(address: int, data: bytes) -> Memory:
