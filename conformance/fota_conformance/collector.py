@@ -76,6 +76,7 @@ class Collector:
                 story=", ".join(f"{one.id}: {one.text}" for one in requirements),
                 tags=sorted({one.keyword.value for one in requirements} | {one.basis.value for one in requirements}),
                 target=self.target.name,
+                case_id=this.id,
                 severity=_severity(requirements),
                 links=[(one.id, f"{self._spec}#{one.id}") for one in requirements],
             )

@@ -30,13 +30,12 @@ from fota_conformance.hosts import free_port
 from fota_conformance.process import Child, port_is_listening
 from fota_conformance.run import run
 
-TINY_SERVER: Final = Path(__file__).with_name("tiny_server.py")
 SERVER_OPTIONS: Final = ("--host", "{host}", "--port", "{port}", "--registry", "{registry}", "--firmware", "{firmware}")
 WHOLE: Final = "FOTA-UPDATE-whole"
 REQUIREMENTS: Final = (WHOLE, "FOTA-ID-unknown-denied")
 TARGETS: Final = {
     "good server": (),
-    "broken server": ("--fault", "corrupt"),
+    "broken server": ("--fault", "records-swapped"),
     "server that never starts": ("--no-such-option",),
 }
 BROWSER_TIMEOUT: Final = 30.0
@@ -75,7 +74,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
     folder = tmp_path_factory.mktemp("allure")
     results = {}
     for name, options in TARGETS.items():
-        command = json.dumps([sys.executable, str(TINY_SERVER), *SERVER_OPTIONS, *options])
+        command = json.dumps([sys.executable, "-m", "fota_conformance.zoo", "server", *SERVER_OPTIONS, *options])
         target = folder / f"{name.replace(' ', '-')}.toml"
         times = "[timeouts]\nready = 15\nframe = 3\nclose = 3\n"
         target.write_text(f'name = "{name}"\nkind = "server-by-command"\nrevision = "A"\ncommand = {command}\n{times}')
@@ -239,8 +238,8 @@ def test_failing_case_shows_which_step_failed(opened: Browser, report: Report) -
     assert opened.texts(STEP_TITLE % "passed")[0].startswith("the device names itself")
     assert "each after the ack of the last" in opened.texts(STEP_TITLE % "failed")[0]
     case, step = opened.texts("[data-testid=test-result-error-message]")
-    assert case.startswith("FAIL: waiting for record 5 of 86")
-    assert step.startswith("Nonconformance: waiting for record 5 of 86")
+    assert case.startswith("FAIL: waiting for record 2 of 86")
+    assert step.startswith("Nonconformance: waiting for record 2 of 86")
 
 
 def test_failing_case_says_how_bad_it_is_and_what_sort(opened: Browser, report: Report) -> None:

@@ -138,15 +138,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A matrix of real runs: a good server, a broken one, one that does not start, and a good device."""
     folder = tmp_path_factory.mktemp("real")
-    tiny = {name: str(Path(__file__).with_name(f"tiny_{name}.py")) for name in ("server", "device")}
-    serve = [sys.executable, tiny["server"], "--host", "{host}", "--port", "{port}"]
+    zoo = [sys.executable, "-m", "fota_conformance.zoo"]
+    serve = [*zoo, "server", "--host", "{host}", "--port", "{port}"]
     serve += ["--registry", "{registry}", "--firmware", "{firmware}"]
-    device = [sys.executable, tiny["device"], "--server", "{host}:{port}", "--mcuid", "{mcuid}"]
-    device += ["--dump", "{artifacts}/flash.s19", "--json", "{artifacts}/outcome.json"]
-    observe = '[observe]\nflash = "{artifacts}/flash.s19"\noutcome = "{artifacts}/outcome.json"\n'
+    device = [*zoo, "device", "--server", "{host}:{port}", "--mcuid", "{mcuid}"]
+    device += ["--flash", "{artifacts}/flash.bin", "--outcome", "{artifacts}/outcome.json"]
+    observe = '[observe]\nflash = "{artifacts}/flash.bin"\noutcome = "{artifacts}/outcome.json"\n'
     commands = {
         "good": ("server", serve, ""),
-        "corrupt": ("server", [*serve, "--fault", "corrupt"], ""),
+        "swapped": ("server", [*serve, "--fault", "records-swapped"], ""),
         "absent": ("server", [sys.executable, "-c", "pass", "{port}"], ""),
         "mcu": ("device", device, observe),
     }
@@ -225,7 +225,7 @@ def test_every_verdict_is_in_its_place(browser: Browser, real: Path) -> None:
     cells = browser.run(CELLS)
     assert ["PASS", "FAIL", "COULD-NOT-TEST", dash] == cells["FOTA-UPDATE-whole"]
     assert [dash, dash, dash, "PASS"] == cells["FOTA-DEV-update"]
-    assert ["Requirement", "good", "corrupt", "absent", "mcu"] == browser.run(
+    assert ["Requirement", "good", "swapped", "absent", "mcu"] == browser.run(
         "[...document.querySelectorAll('#matrix thead th')].map(th => (th.querySelector('b') ?? th).textContent)"
     )
     assert "2 of 4 targets conform, 1 not, 1 could not be tested in full" == browser.run(
@@ -239,7 +239,7 @@ def test_real_results_are_as_their_schema_says(real: Path) -> None:
 
     paths = sorted(real.parent.parent.glob("*/results.json"))
 
-    assert ["absent", "corrupt", "good", "mcu"] == [path.parent.name for path in paths]
+    assert ["absent", "good", "mcu", "swapped"] == [path.parent.name for path in paths]
     for path in paths:
         Draft202012Validator(schema).validate(json.loads(path.read_bytes()))
 
@@ -266,10 +266,10 @@ def test_a_cell_opens_its_cases(browser: Browser, real: Path) -> None:
     browser.run("document.getElementById('t1-FOTA-UPDATE-whole').focus()")
     browser.press("Enter", 13)
 
-    assert "FOTA-UPDATE-whole: corrupt" == browser.run("document.querySelector('#panel[open] h2').textContent")
+    assert "FOTA-UPDATE-whole: swapped" == browser.run("document.querySelector('#panel[open] h2').textContent")
     text = browser.run("document.getElementById('panel-body').innerText")
-    assert "FAIL: waiting for record 5 of" in text
-    assert "accepted\nb'S113404" in text
+    assert "FAIL: waiting for record 2 of" in text
+    assert "accepted\nb'S113401" in text
     assert "#'   identification of " in text
     browser.press("Escape", 27)
     assert "t1-FOTA-UPDATE-whole" == browser.run("document.activeElement.id")
