@@ -90,7 +90,7 @@ class ServerBench:
         """A new connection, played as a device of the case (the first one), nothing sent yet.
 
         `acks_permission` is the sort of device; left out: one that gets on best with the target's handshake. A
-        `hurried` one does not look whether the server waits for acks: for sessions that a case is not about.
+        `hurried` one looks neither whether the server waits for acks nor how it ends: for what a case is not about.
         """
         if acks_permission is None:
             acks_permission = self.target.handshake is not Handshake.IMMEDIATE
@@ -100,7 +100,7 @@ class ServerBench:
             device or self.devices[0],
             acks_permission=acks_permission,
             others=self._images,
-            settle_s=0.0 if hurried else self.settle_s,
+            hurried=hurried,
         )
 
     def update(self, device: Device | None = None) -> None:
@@ -246,23 +246,28 @@ class DeviceBench:
         with self.session() as session:
             session.update(firmware, version)
 
-    def recover(self, firmware: Firmware, after: str) -> None:
+    @contextmanager
+    def surviving(self, after: str) -> Iterator[None]:
+        """What the device does after something that it had to survive; not to connect any more is a fault, too."""
+        try:
+            yield
+        except NotConnected as error:
+            raise Nonconformance(
+                f"after {after}, starting the device again",
+                sent="nothing yet",
+                came=str(error),
+                accepted="its connection, and a session",
+            ) from error
+        except Nonconformance as error:
+            raise Nonconformance(
+                f"after {after}, {error.situation}", sent=error.sent, came=error.came, accepted=error.accepted
+            ) from error
+
+    def expect_recovery(self, firmware: Firmware, after: str) -> None:
         """Demand one whole update, its bytes in flash, after something that the device had to survive."""
-        with step(f"after {after}, the device takes an update"):
-            try:
-                self.update(firmware)
-            except NotConnected as error:
-                raise Nonconformance(
-                    f"after {after}, starting the device again",
-                    sent="nothing yet",
-                    came=str(error),
-                    accepted="its connection, and an update",
-                ) from error
-            except Nonconformance as error:
-                raise Nonconformance(
-                    f"after {after}, {error.situation}", sent=error.sent, came=error.came, accepted=error.accepted
-                ) from error
-            self.expect_flash_holds(firmware, f"after {after}, and an update")
+        with step(f"after {after}, the device takes an update"), self.surviving(after):
+            self.update(firmware)
+            self.expect_flash_holds(firmware, "after the update")
 
     def deny(self) -> None:
         """One whole session in which it is denied."""
@@ -304,14 +309,12 @@ class DeviceBench:
     def expect_flash_holds(self, firmware: Firmware, situation: str) -> None:
         """Demand every byte of an image in flash."""
         with step(f"the flash holds {firmware.name}, as bincopy reads both"):
-            # A dump may leave erased bytes out.
-            found = firmware.memory.differences(self.flash())
-            differences = [(at, byte, there) for at, byte, there in found if (byte, there) != (BLANK, None)]
-            if differences:
+            found = differences(firmware, self.flash())
+            if found:
                 raise Nonconformance(
                     f"reading the flash dump {situation}",
                     sent=f"{firmware.name}, {len(firmware.records)} records, {firmware.memory.size} bytes",
-                    came=f"{len(differences)} bytes that differ: {shown_differences(differences)}",
+                    came=f"{len(found)} bytes that differ: {shown_differences(found)}",
                     accepted=f"every byte of the image (CRC {firmware.memory.crc:08X}) at its address",
                 )
 
@@ -390,25 +393,27 @@ class DeviceBench:
                     accepted="outcome 'failed' or 'refused'",
                 )
 
-    def expect_not_booted(self, earlier: Firmware, situation: str) -> None:
-        """Demand that it does not boot what is no image; `earlier` is what it held, and may hold and boot still."""
-        with step("the device does not boot what it holds"):
+    def expect_not_booted(self, situation: str, *whole: Firmware) -> None:
+        """Demand that it boots nothing but one of some images, if that is whole in flash (as the one before may be)."""
+        with step("the device does not boot what is no image"):
             outcome = self.outcome()
             if not outcome.get("booted"):
                 return
+            names = " or ".join(firmware.name for firmware in whole)
             if "flash" not in self.target.offers:
                 raise CouldNotTest(
-                    f"{situation} the device boots, and shows no flash: nobody sees whether it holds {earlier.name} "
-                    f"still, whole; declare flash under [observe] in {self.target.path}"
+                    f"{situation} the device boots, and shows no flash: nobody sees whether it holds {names}, whole; "
+                    f"declare flash under [observe] in {self.target.path}"
                 )
-            lost = [one for one in earlier.memory.differences(self.flash()) if (one[1], one[2]) != (BLANK, None)]
-            if lost:
+            flash = self.flash()
+            lost = {firmware.name: differences(firmware, flash) for firmware in whole}
+            if all(lost.values()):
                 raise Nonconformance(
                     f"reading outcome and flash dump {situation}",
                     sent="what the wire log shows",
-                    came=f"{outcome}, and {len(lost)} bytes in flash that are not those of the image before: "
-                    f"{shown_differences(lost)}",
-                    accepted=f"booted false; or the image before, {earlier.name}, still whole in flash",
+                    came=f"{outcome}; "
+                    + "; ".join(f"{len(some)} bytes are not those of {name}" for name, some in lost.items()),
+                    accepted=f"booted false; or {names}, whole in flash",
                 )
 
     @property
@@ -463,6 +468,12 @@ def sectors_of(memory: Memory, size: int) -> list[int]:
             for sector in range(start // size, (start + len(data) - 1) // size + 1)
         }
     )
+
+
+def differences(firmware: Firmware, flash: Memory) -> list[tuple[int, int, int | None]]:
+    """Where a flash does not hold an image; a dump may leave blank bytes out."""
+    found = firmware.memory.differences(flash)
+    return [(at, byte, there) for at, byte, there in found if (byte, there) != (BLANK, None)]
 
 
 def shown_differences(differences: list[tuple[int, int, int | None]], wanted: str = "image") -> str:
