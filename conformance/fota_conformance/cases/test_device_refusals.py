@@ -194,7 +194,7 @@ def test_refused_update_is_no_update(device: DeviceBench, reason: str) -> None:
 
     situation = f"after a record that cannot be taken ({reason})"
     device.expect_not_updated(situation)
-    device.expect_not_booted(earlier, situation)
+    device.expect_not_booted(situation, earlier)
 
 
 @pytest.mark.fota_requirement("FOTA-DEV-refusal-recovers")
@@ -203,4 +203,4 @@ def test_update_after_a_refused_record(device: DeviceBench, reason: str) -> None
     """After a record that it could not take, a device can be updated."""
     refuse(device, REASONS[reason](device.target.memory))
 
-    device.recover(fixture("blink_2.s19"), f"a record that it could not take ({reason})")
+    device.expect_recovery(fixture("blink_2.s19"), f"a record that it could not take ({reason})")
