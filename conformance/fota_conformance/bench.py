@@ -161,7 +161,7 @@ class ServerBench:
         if early_s > 0:
             peer.stay_quiet(early_s, f"{situation}, within the deadline of {deadline_s:g} s", accepted)
         left = since + deadline_s - time.monotonic()
-        peer.expect_close(max(left, 0.0) + SLACK * self.target.scale, situation, accepted)
+        peer.expect_close(round(max(left, 0.0) + SLACK * self.target.scale, 1), situation, accepted)
 
     def _try_update(self, device: Device) -> Nonconformance | None:
         """One update, or how the server turned the device away without a frame."""
