@@ -65,6 +65,8 @@ class ServerBench:
         self.devices = devices
         self.settle_s = SETTLE_TIME * target.scale
         self._host = host
+        # Asked once: the host would start a server anew that died in the case, as if nothing had happened.
+        self._address = host.address()
         self._case = case
         self._images = images
         self._reached = False
@@ -72,7 +74,7 @@ class ServerBench:
     def connect(self) -> Peer:
         """A new connection; close it, or use it in a `with` block."""
         try:
-            peer = connect(self._host.address(), self.target.timeouts.answer, self._case.log, time.monotonic)
+            peer = connect(self._address, self.target.timeouts.answer, self._case.log, time.monotonic)
         except Nonconformance as error:
             if self._reached or isinstance(self._host, CommandServer):
                 raise

@@ -9,7 +9,7 @@ from fota_conformance.exchange import PlayedDevice
 from fota_conformance.hosts import Wanted
 from fota_conformance.images import MIXED
 from fota_conformance.reporting import step
-from fota_conformance.wire import ACK, Frame, Kind, end, read_answer, read_transfer, show
+from fota_conformance.wire import ACK, DENIED, Frame, Kind, end, read_answer, read_transfer, show
 
 SMALL: Final = "made-1"
 """The image where it does not matter."""
@@ -250,7 +250,8 @@ def take_or_be_refused(session: PlayedDevice, situation: str) -> list[Frame]:
                 break
             frames.append(frame)
             peer.offer(ACK)
-        if frames and frames[-1].kind is not Kind.END:
+        refused = not frames and (peer.pending == DENIED or (peer.ended and not peer.pending))
+        if not refused and (not frames or frames[-1].kind is not Kind.END):
             came = f"{show(peer.pending)} and then {peer.ended or f'nothing for {within_s:g} s'}"
             raise peer.failure(f"{situation}, behind {len(frames)} records", came=came, accepted=accepted)
         return frames
