@@ -34,8 +34,8 @@ class Case:
     log: WireLog
     logs: Callable[[], Mapping[str, str]] = field(default=dict)
     """What the target said during the case, by name."""
-    obituary: Callable[[], str] = field(default=str)
-    """One line if the target died, else empty."""
+    obituary: Callable[[float], str] = field(default=lambda _: "")
+    """One line if the target is dead, or dies within some seconds; else empty."""
 
 
 CASE: Final = pytest.StashKey[Case]()

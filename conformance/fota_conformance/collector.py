@@ -31,6 +31,9 @@ JUNIT_NAME: Final = "junit.xml"
 WIRE_LOG_NAME: Final = "wire.log"
 """A case's whole wire log, in its folder."""
 
+DYING: Final = 0.5
+"""Seconds that a process whose connection broke may take to be gone, before it counts as alive."""
+
 _MESSAGE: Final = pytest.StashKey[str]()
 
 
@@ -87,7 +90,7 @@ class Collector:
         try:
             result = yield
             case = item.stash.get(CASE, None)
-            if case is not None and (obituary := case.obituary()):
+            if case is not None and (obituary := case.obituary(0.0)):
                 raise Nonconformance(
                     "after the case, which found nothing else",
                     sent="what the wire log shows",
@@ -251,7 +254,7 @@ class Collector:
             return f"{verdict.value}: {report.longreprtext}"
         parts = [f"{verdict.value}: {error}"]
         case = item.stash.get(CASE, None)
-        obituary = case.obituary() if case is not None and isinstance(error, Nonconformance) else ""
+        obituary = case.obituary(DYING) if case is not None and isinstance(error, Nonconformance) else ""
         if obituary and obituary not in parts[0]:
             parts.append(f"  besides:  {obituary}")
         if isinstance(error, Nonconformance):

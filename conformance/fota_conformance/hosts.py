@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import signal
-import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fota_conformance.errors import CouldNotTest
+from fota_conformance.ports import ReservedPort
 from fota_conformance.process import Child, port_is_listening
 from fota_conformance.reading import Firmware
 from fota_conformance.target import DeviceCommand, ServerAddress, ServerCommand, Timeouts, fill
@@ -40,8 +40,6 @@ BINARY_LOGS: Final = frozenset({".sqlite", ".sqlite-wal", ".sqlite-shm", ".db"})
 """What servers put beside their logs and nobody reads as text."""
 TABLE_NAME: Final = "table.json"
 """The file that tells a `provision` command which devices the server is to know."""
-DYING: Final = 0.5
-"""Seconds that a process whose connection broke may take to be gone, before it counts as alive."""
 
 
 class Place(enum.Enum):
@@ -115,6 +113,7 @@ class CommandServer:
         self._child: Child | None = None
         self._never_ready = False
         self._address = ("", 0)
+        self._port: ReservedPort | None = None
         self._place = folder
 
     def address(self) -> tuple[str, int]:
@@ -132,6 +131,8 @@ class CommandServer:
         if self._child is not None:
             self._child.stop(self._target.timeouts.stop)
             self._child = None
+        if self._port is not None:
+            self._port.release()
 
     def again(self) -> None:
         """Kill it, as a power cut would, and start it on the same port with the same folders."""
@@ -181,9 +182,9 @@ class CommandServer:
                     found[path.name] = file.read(LOG_TAIL).decode("utf-8", "backslashreplace")
         return found
 
-    def obituary(self) -> str:
-        """One line if it died, empty while it lives."""
-        if self._child is None or (status := self._child.wait(DYING)) is None:
+    def obituary(self, within_s: float) -> str:
+        """One line if it is dead, or dies within a moment; empty while it lives."""
+        if self._child is None or (status := self._child.wait(within_s)) is None:
             return ""
         return f"the server's process ended with status {status}"
 
@@ -199,7 +200,8 @@ class CommandServer:
     def _start(self) -> None:
         self._instances += 1
         self._place = self._folder / f"server-{self._instances}"
-        self._address = (self._target.host, free_port(self._target.host))
+        self._port = ReservedPort(self._target.host)
+        self._address = (self._target.host, self._port.number)
         self.firmware.mkdir(parents=True)
         (self._place / "logs").mkdir()
         provision(self._place / REGISTRY_NAME, self.firmware, self._surroundings)
@@ -253,7 +255,7 @@ class KnownServer:
         """Nor are its logs."""
         return {}
 
-    def obituary(self) -> str:
+    def obituary(self, within_s: float) -> str:
         """Nor is its end."""
         return ""
 
@@ -347,12 +349,6 @@ def _table(devices: tuple[Device, ...], firmware: Path) -> dict[str, object]:
             {"mcuid": device.mcuid, "file": device.entry(firmware), "version": device.version} for device in devices
         ],
     }
-
-
-def free_port(host: str) -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        return int(probe.getsockname()[1])
 
 
 def observation(target: DeviceCommand, key: Literal["flash", "outcome"]) -> str:
