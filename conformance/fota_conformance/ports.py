@@ -54,6 +54,12 @@ class ReservedPort:
         self._claim.close()
 
 
+def free_port(host: str) -> int:
+    """A port that nobody listens on now, and nobody keeps."""
+    with ReservedPort(host) as port:
+        return port.number
+
+
 def _ephemeral() -> int:
     """The first port of the kernel's own range."""
     with contextlib.suppress(OSError, ValueError):

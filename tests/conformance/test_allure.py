@@ -26,7 +26,7 @@ import pytest
 
 from fota_conformance import allure_html, catalogue
 from fota_conformance.allure_html import AllureError, AllureMissing
-from fota_conformance.ports import ReservedPort
+from fota_conformance.ports import free_port
 from fota_conformance.process import Child, port_is_listening
 from fota_conformance.run import run
 
@@ -177,7 +177,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     driver = shutil.which("chromedriver")
     if driver is None or not browser_path():
         pytest.skip("no chromium with chromedriver on PATH")
-    port = ReservedPort("127.0.0.1").number
+    port = free_port("127.0.0.1")
     with Child((driver, f"--port={port}"), tmp_path_factory.mktemp("browser")) as child:
         assert child.wait_until(lambda: port_is_listening(port), BROWSER_TIMEOUT)
         browser = Browser(port)

@@ -22,7 +22,7 @@ import fota_fixtures
 from fota_cli.main import main
 from fota_conformance.hosts import Device, Surroundings, provision
 from fota_conformance.images import made
-from fota_conformance.ports import ReservedPort
+from fota_conformance.ports import free_port
 from fota_conformance.process import Child, port_is_listening
 
 PYTHON = [sys.executable, "-m", "fota_conformance.zoo"]
@@ -340,7 +340,7 @@ def known_server(tmp_path: Path) -> tuple[str, Callable[[], Child]]:
     devices = tuple(Device.of(f"{index:025d}", image, f"1{index}") for index, image in enumerate(images))
     (tmp_path / "firmware").mkdir()
     provision(tmp_path / "registry.txt", tmp_path / "firmware", Surroundings(devices))
-    port = ReservedPort("127.0.0.1").number
+    port = free_port("127.0.0.1")
     places = ("--registry", "registry.txt", "--firmware", "firmware", "--deadline", "1.5", "--grace", "0.4")
     known = "".join(
         f'[[devices]]\nmcuid = "{one.mcuid}"\nfile = "firmware/{one.file}"\nversion = "{one.version}"\n'

@@ -20,7 +20,7 @@ def test_port_is_free_and_not_ephemeral() -> None:
 def test_port_is_nobody_elses_until_it_is_released(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only one port could be had, the second kit gets none, and gets it after the first."""
     with ReservedPort("127.0.0.1") as first:
-        monkeypatch.setattr(ports.secrets, "randbelow", lambda _: first.number - ports.LOWEST)
+        monkeypatch.setattr("secrets.randbelow", lambda _: first.number - ports.LOWEST)
         with pytest.raises(HarnessError, match=r"no free port at 127\.0\.0\.1: Address already in use"):
             ReservedPort("127.0.0.1")
 
@@ -32,7 +32,7 @@ def test_port_with_a_listener_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> N
     """A port on which somebody listens is no free one, reserved or not."""
     with ReservedPort("127.0.0.1") as port:
         number = port.number
-    monkeypatch.setattr(ports.secrets, "randbelow", lambda _: number - ports.LOWEST)
+    monkeypatch.setattr("secrets.randbelow", lambda _: number - ports.LOWEST)
 
     with socket.create_server(("127.0.0.1", number)), pytest.raises(HarnessError):
         ReservedPort("127.0.0.1")

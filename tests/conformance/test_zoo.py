@@ -22,7 +22,7 @@ import pytest
 
 import fota_fixtures
 from fota_conformance.catalogue import load
-from fota_conformance.ports import ReservedPort
+from fota_conformance.ports import free_port
 from fota_conformance.zoo import faults
 from fota_conformance.zoo.device import APPLICATION, BOOTLOADER, FLASH_BYTES
 from fota_conformance.zoo.faults import DEVICE_FAULTS, FAULTS, SERVER_FAULTS, Fault
@@ -142,7 +142,7 @@ def zoo_server(
     (folder / "registry.txt").write_text(f"{ONE},one.s19,16\n{TWO},two.s19,2A\n")
     if fault is not None:
         handshake, revision = fault.handshake, fault.revision
-    port = ReservedPort("127.0.0.1").number
+    port = free_port("127.0.0.1")
     command = [sys.executable, "-m", "fota_conformance.zoo", "server", "--port", str(port)]
     command += ["--registry", str(folder / "registry.txt"), "--firmware", str(firmware), "--logs", str(folder)]
     command += ["--handshake", handshake, "--revision", revision]
