@@ -123,10 +123,10 @@ class ServerBench:
         """Demand that the server lives and updates a device, after something that it had to survive."""
         self.expect_update(device, f"after {after}")
 
-    def update_in_the_end(self, device: Device, within_s: float) -> None:
+    def update_in_the_end(self, device: Device, within_s: float, *, hurried: bool = False) -> None:
         """One whole update of a device that tries again for a while where it is turned away without a frame."""
         until = time.monotonic() + within_s
-        while (turned_away := self._try_update(device)) is not None:
+        while (turned_away := self._try_update(device, hurried)) is not None:
             if time.monotonic() >= until:
                 raise _in_situation(f"turned away without a frame for {within_s:g} s, at last", turned_away)
             time.sleep(TRY_AGAIN)
@@ -165,10 +165,10 @@ class ServerBench:
         left = since + deadline_s - time.monotonic()
         peer.expect_close(round(max(left, 0.0) + SLACK * self.target.scale, 1), situation, accepted)
 
-    def _try_update(self, device: Device) -> Nonconformance | None:
+    def _try_update(self, device: Device, hurried: bool) -> Nonconformance | None:
         """One update, or how the server turned the device away without a frame."""
         try:
-            session = self.session(device)
+            session = self.session(device, hurried=hurried)
         except Nonconformance as error:
             return error
         with session:

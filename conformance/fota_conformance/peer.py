@@ -30,10 +30,13 @@ SEND_TIMEOUT: Final = 10.0
 
 
 class Peer:
-    """One end of one TCP connection, played as `role`; closed on leaving its `with` block."""
+    """One end of one TCP connection, played as `role`; closed on leaving its `with` block. `opened` is for the log."""
 
-    def __init__(self, link: socket.socket, role: Sender, log: WireLog, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, link: socket.socket, role: Sender, log: WireLog, clock: Callable[[], float], opened: str
+    ) -> None:
         self.log = log
+        self._number = log.open(opened)
         self._link = link
         self._role = role
         self._other = Sender.SERVER if role is Sender.DEVICE else Sender.DEVICE
@@ -61,13 +64,13 @@ class Peer:
 
     def reset(self) -> None:
         """Close our end by a TCP reset (RST): what a crashed peer, or a middle box that forgot it, leaves behind."""
-        self.log.event("reset by the kit")
+        self.log.event("reset by the kit", self._number)
         self._link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._link.close()
 
     def stop_sending(self) -> None:
         """Shut down our sending half (FIN); we still listen."""
-        self.log.event("the kit shut down its sending half")
+        self.log.event("the kit shut down its sending half", self._number)
         with contextlib.suppress(OSError):
             self._link.shutdown(socket.SHUT_WR)
 
@@ -85,14 +88,14 @@ class Peer:
 
     def send(self, data: bytes, situation: str) -> None:
         """Send one frame, or bytes that a case wants on the wire."""
-        self.log.chunk(self._role, data)
+        self.log.chunk(self._role, data, self._number)
         self._last_sent = data
         self._link.settimeout(SEND_TIMEOUT)
         try:
             self._link.sendall(data)
         except OSError as error:
             self._ended = self._ended or f"the connection broke ({error.strerror or error})"
-            self.log.event(self._ended)
+            self.log.event(self._ended, self._number)
             raise self.failure(situation, came=self._ended, accepted="that these bytes are taken") from error
 
     def offer(self, data: bytes) -> None:
@@ -170,6 +173,8 @@ class Peer:
     def failure(self, situation: str, *, came: str, accepted: str) -> Nonconformance:
         """A `Nonconformance` that knows what this peer sent last."""
         sent = show(self._last_sent) if self._last_sent else "nothing yet"
+        if self.log.connections > 1:
+            sent += f" (on connection #{self._number} of {self.log.connections})"
         return Nonconformance(situation, sent=sent, came=came, accepted=accepted)
 
     def _receive(self, deadline: float) -> bool:
@@ -184,13 +189,13 @@ class Peer:
             return False
         except OSError as error:
             self._ended = f"the connection broke ({error.strerror or error})"
-            self.log.event(self._ended)
+            self.log.event(self._ended, self._number)
             return False
         if not data:
             self._ended = f"the {self._other.value} closed the connection"
-            self.log.event(self._ended)
+            self.log.event(self._ended, self._number)
             return False
-        self.log.chunk(self._other, data)
+        self.log.chunk(self._other, data, self._number)
         self._has_received = True
         self._buffer += data
         if len(self._buffer) > BUFFER_LIMIT:
@@ -211,8 +216,7 @@ def connect(address: tuple[str, int], within_s: float, log: WireLog, clock: Call
             came=str(error.strerror or error),
             accepted=f"a connection within {within_s:g} s",
         ) from error
-    log.event(f"connected to {host}:{port}")
-    return Peer(link, Sender.DEVICE, log, clock)
+    return Peer(link, Sender.DEVICE, log, clock, f"connected to {host}:{port}")
 
 
 class Listener:
@@ -237,8 +241,8 @@ class Listener:
             self._listening.settimeout(ACCEPT_SLICE)
             with contextlib.suppress(TimeoutError):
                 link, (host, port, *_) = self._listening.accept()
-                self._log.event(f"the device connected from {host}:{port}")
-                return Peer(link, Sender.SERVER, self._log, self._clock)
+                opened = f"the device connected from {host}:{port}"
+                return Peer(link, Sender.SERVER, self._log, self._clock, opened)
             if ended:
                 raise NotConnected("the device's command ended before the device connected")
             if self._clock() >= deadline:

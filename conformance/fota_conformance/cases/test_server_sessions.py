@@ -347,7 +347,7 @@ def test_a_device_that_comes_and_goes_is_updated_when_it_stays(
                 if is_reset:
                     session.peer.reset()
     with step("the device stays"):
-        server.update_in_the_end(server.devices[0], timeouts.answer)
+        server.update_in_the_end(server.devices[0], timeouts.answer, hurried=True)
 
 
 @pytest.mark.fota_requirement("FOTA-SESSION-no-leak")
