@@ -63,7 +63,13 @@ def test_line_end_in_the_segment_of_the_ack_is_ignored(
 @pytest.mark.parametrize(
     "pieces",
     [(ACK, b"\r\n"), (ACK, b"\r", b"\n"), (ACK + b"\r", b"\n"), (b"\r\n" + ACK,), (b"\n" + ACK + b"\r",)],
-    ids=["CR LF later", "CR later, LF later still", "CR, LF later", "CR LF before the next ack", "CR, LF before next"],
+    ids=[
+        "CR LF later",
+        "CR later, LF later still",
+        "CR and then LF",
+        "CR LF before the next ack",
+        "LF and CR around the next ack",
+    ],
 )
 def test_line_end_in_another_segment_is_ignored(server: ServerBench, pieces: tuple[bytes, ...]) -> None:
     """A line end behind an ack is ignored, too, when it comes later, or together with the next ack."""
