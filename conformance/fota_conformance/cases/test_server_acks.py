@@ -254,7 +254,7 @@ def counted(data: bytes) -> str:
 
 
 def play_with_acks(session: PlayedDevice, pieces: tuple[bytes, ...] | list[bytes]) -> None:
-    """A whole update with acks of some sort; the first of them in segments of their own, the others in one."""
+    """A whole update with acks of some sort; the first of them in several segments, the others in one."""
     shown = ", then ".join(show(piece) for piece in pieces)
     session.identify()
     session.expect_allowed()
@@ -267,9 +267,6 @@ def play_with_acks(session: PlayedDevice, pieces: tuple[bytes, ...] | list[bytes
             session.peer.send_pieces(paced, SEGMENT_PAUSE, f"acking record {number} by {shown}")
         session.expect_any_end_frame()
         session.peer.send(b"".join(pieces), f"acking the end frame by {shown}")
-    with step("the server closes the connection"):
-        within_s = session.target.timeouts.close + session.target.deadlines.grace
-        session.peer.expect_close(within_s, f"after the acks of all frames, each by {shown}")
 
 
 def expect_end(session: PlayedDevice, situation: str, on_the_way: int) -> None:
