@@ -6,6 +6,7 @@ that no two cases use one at once.
 """
 
 import dataclasses
+import hashlib
 import os
 import re
 import shutil
@@ -41,6 +42,8 @@ from fota_conformance.wirelog import WireLog
 
 SANITY: Final = "sanity"
 """What the chapters of the first and the last case have in their ids."""
+FOLDER_LENGTH: Final = 120
+"""Characters of a case's id that its folder's name keeps; behind them a digest tells ids apart."""
 LEASE_TIMEOUT: Final = 600.0
 """Seconds that a case may wait for known devices that other cases use."""
 
@@ -241,7 +244,8 @@ def running_case(item: pytest.Item) -> Case:
         this = about(item)
         results: Path | None = item.config.getoption("fota_results")
         root = results.resolve() if results is not None else item.config.stash[SCRATCH]
-        folder = root / CASES_NAME / re.sub(r"[^A-Za-z0-9.]+", "-", this.id).strip("-")
+        readable = re.sub(r"[^A-Za-z0-9.]+", "-", this.id).strip("-")[:FOLDER_LENGTH]
+        folder = root / CASES_NAME / f"{readable}-{hashlib.sha256(this.id.encode()).hexdigest()[:6]}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         item.stash[CASE] = Case(this.id, folder, WireLog(time.monotonic))
