@@ -62,6 +62,13 @@ class Collector:
         self._broken = False
         self._result: RunResult | None = None
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """A file of cases to one worker."""
+        from fota_conformance.scheduling import ByFile
+
+        return ByFile(config, log)
+
     # Outermost: Allure's own names are set before ours.
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, None, None]:

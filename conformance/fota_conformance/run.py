@@ -62,7 +62,7 @@ def run(
             options += ["-k", select]
         if xdist > 0:
             plugins.append("xdist")
-            options += ["-n", str(xdist), "--dist", "loadgroup"]
+            options += ["-n", str(xdist)]
         if importlib.util.find_spec("allure_pytest") is not None:
             plugins.append("allure_pytest")
             options += ["--alluredir", str(results_dir / ALLURE_RESULTS), "--clean-alluredir"]

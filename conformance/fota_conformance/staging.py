@@ -64,14 +64,14 @@ class Stage:
         self._wear = Wear()
         self._pool = _Pool(self.target.devices if isinstance(self.target, ServerAddress) else ())
         self._host = self._shared_host()
-        self._room: WaitingRoom | None = None
+        self._rooms: dict[str, WaitingRoom] = {}
         self._sanity: ConformanceError | None = None
         self._sanity_is_known = False
 
     def close(self) -> None:
         """Stop what still runs; no waiting case outlives the session."""
-        if self._room is not None:
-            self._room.close()
+        for room in self._rooms.values():
+            room.close()
         if self._host is not None:
             self._host.stop()
 
@@ -82,23 +82,29 @@ class Stage:
         return self._server(item, case)
 
     def room(self, item: pytest.Item) -> WaitingRoom | None:
-        """The room where a case waits in a thread, opened when the first case needs it; None where it does not."""
-        if SANITY in about(item).chapter:
+        """The room where a case waits in a thread, opened when the first case needs it; None where it does not.
+
+        A room holds the waiting cases that this process will surely come to: all of them, or on an xdist worker those
+        of the case's file, since a file is judged by one worker (see `scheduling`).
+        """
+        if SANITY in about(item).chapter or self.target.concurrency == 1:
             return None
-        if self._room is None:
-            # Others may run meanwhile, but for those of a server that bears only so many sessions.
-            now = is_waiting(item) or not (is_worker() or isinstance(self.target, ServerAddress))
-            if not now or self.target.concurrency == 1:
-                return None
+        name = item.path.name if is_worker() else ""
+        # Others may run meanwhile, but for those of a server that bears only so many sessions.
+        if name not in self._rooms and (is_waiting(item) or not isinstance(self.target, ServerAddress)):
             waiting = [
                 one
                 for one in self._session.items
-                if is_waiting(one) and isinstance(one, pytest.Function) and not missing_capabilities(self.target, one)
+                if is_waiting(one)
+                and isinstance(one, pytest.Function)
+                and name in ("", one.path.name)
+                and not missing_capabilities(self.target, one)
             ]
             for one in waiting:
                 running_case(one)  # in this thread, which asks for them, too
-            self._room = WaitingRoom(waiting, self.target.concurrency, self._arguments)
-        return self._room if item in self._room else None
+            self._rooms[name] = WaitingRoom(waiting, self.target.concurrency, self._arguments)
+        room = self._rooms.get(name)
+        return room if room is not None and item in room else None
 
     def demand_sanity(self, item: pytest.Item) -> None:
         """Refuse to run a case against a target that fails the sanity case, where that was selected."""
@@ -151,7 +157,13 @@ class Stage:
             case.obituary = host.obituary
             if isinstance(self.target, ServerAddress):
                 devices = stack.enter_context(self._pool.lend(len(devices)))
-            yield ServerBench(self.target, host, case, devices, self._images)
+            try:
+                yield ServerBench(self.target, host, case, devices, self._images)
+            finally:
+                if host is not self._host:
+                    # A case in the room is asked for what it saw when its server is gone.
+                    said, obituary = host.logs(since), host.obituary(0.0)
+                    case.logs, case.obituary = lambda: said, lambda _: obituary
             if item.stash.get(VERDICT, Verdict.PASS) is not Verdict.PASS:
                 host.stop()
 

@@ -60,10 +60,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("cut", cuts, ids=[f"record {cut}" for cut in cuts])
 
 
-# First, since xdist reads its groups here, too.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what does not concern the target; sanity first and last; what waits together, on one worker."""
+    """Leave out what does not concern the target; sanity first and last, what waits as early as it can."""
     target = config.stash.get(TARGET, None)
     if target is None:
         raise pytest.UsageError("nothing to judge: name a target file by --fota-target FILE")
@@ -75,21 +73,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         concerned = any(one.concerns(target.revision.value, target.handshake.value) for one in requirements)
         selected = not wanted or any(one.id in wanted for one in requirements)
         (chosen if concerned and selected else left_out).append(item)
-    items[:] = sorted(chosen, key=_rank)
-    for item in items:
-        if is_worker() and is_waiting(item):
-            item.add_marker(pytest.mark.xdist_group("waiting"))
+    slow = {item.path for item in chosen if is_waiting(item)}
+    items[:] = sorted(chosen, key=lambda item: _rank(item, in_slow_file=item.path in slow))
     if left_out:
         config.hook.pytest_deselected(items=left_out)
 
 
-def _rank(item: pytest.Item) -> int:
-    """Sanity first and last. What waits begins with the session and is asked last; on a worker of its own, early."""
+def _rank(item: pytest.Item, *, in_slow_file: bool) -> tuple[int, int]:
+    """Sanity first and last. Waiting cases begin in threads with the first case of their file, and are asked last."""
     if SANITY in about(item).chapter:
-        return 0 if is_first(item) else 9
-    if is_waiting(item):
-        return 1 if is_worker() else 5
-    return 3
+        return (0, 0) if is_first(item) else (3, 0)
+    if is_worker():
+        return (1 if in_slow_file else 2, int(is_waiting(item)))
+    return (1, int(is_waiting(item)))
 
 
 @pytest.hookimpl(tryfirst=True)
