@@ -32,7 +32,7 @@ PATIENCE: Final = {"answer": 10, "frame": 10, "close": 10, "exit": 10, "stop": 3
 """The kit's own time-outs for good targets, which never run into them."""
 IMPATIENCE: Final = {"answer": 2, "frame": 2, "close": 2, "exit": 2, "stop": 2}
 """For broken ones, which do."""
-RUNS_PER_WORKER: Final = 3
+RUNS_PER_WORKER: Final = 4
 """Runs at once for each worker: a run mostly waits for its target's deadlines and silences."""
 OUTPUT_NAME: Final = "output.log"
 """What the run of one target said, in its folder."""
