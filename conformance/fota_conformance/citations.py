@@ -4,6 +4,7 @@ A case cites ids of the catalogue by the mark `fota_requirement`. Unknown ids an
 found here, for `fota conformance list`, the spec and the tests.
 """
 
+import functools
 import importlib
 import pkgutil
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Citation:
     requirements: tuple[str, ...]
 
 
+@functools.cache
 def citations() -> tuple[Citation, ...]:
     """All cases of the kit, in the order of their files and lines."""
     found = []

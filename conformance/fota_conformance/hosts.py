@@ -14,7 +14,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -33,8 +33,8 @@ OUTSIDE: Final = "outside"
 PROVISION_TIMEOUT: Final = 60.0
 """Seconds that a target's own provision or control command may take."""
 LOG_TAIL: Final = 64 * 1024
-"""Bytes of each of a server's log files that are kept with a case."""
-MAX_LOGS: Final = 50
+"""Bytes of each of a server's log files that are kept with a case, at most."""
+MAX_LOGS: Final = 20
 """Log files of a server that are kept with a case; some write one for each session."""
 BINARY_LOGS: Final = frozenset({".sqlite", ".sqlite-wal", ".sqlite-shm", ".db"})
 """What servers put beside their logs and nobody reads as text."""
@@ -102,6 +102,16 @@ def make_mcuid(*parts: object) -> str:
     return f"{int.from_bytes(digest) % 10**MCUID_DIGITS:0{MCUID_DIGITS}d}"
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in what a server says."""
+
+    output: int = 0
+    """Bytes of its output."""
+    sizes: Mapping[Path, int] = field(default_factory=dict)
+    """Bytes of its log files."""
+
+
 class CommandServer:
     """A server under test that the kit starts when a case needs it."""
 
@@ -166,21 +176,29 @@ class CommandServer:
         """Ask its process to stop, as a service manager does."""
         self.process.tell(signal.SIGTERM)
 
-    def mark(self) -> int:
-        """Where its output is now, for `logs`; the beginning, if the next case starts it."""
-        return self._child.output.mark() if self._child is not None and self._child.exit_status is None else 0
+    def mark(self) -> Mark:
+        """Where its output and its log files end now, for `logs`; nowhere, if the next case starts it."""
+        if self._child is None or self._child.exit_status is not None:
+            return Mark()
+        return Mark(self._child.output.mark(), {path: path.stat().st_size for path in self._log_files()})
 
-    def logs(self, mark: int) -> dict[str, str]:
-        """Its output since a mark, and the ends of its log files, by name."""
+    def logs(self, mark: Mark) -> dict[str, str]:
+        """What it said and wrote to its log files since a mark, by name."""
         if self._child is None:
             return {}
-        found = {"output.log": self._child.output.since(mark)}
-        for path in sorted((self._place / "logs").rglob("*"))[:MAX_LOGS]:
-            if path.is_file() and path.suffix not in BINARY_LOGS:
+        found = {"output.log": self._child.output.since(mark.output)}
+        for path in self._log_files():
+            begin, end = mark.sizes.get(path, 0), path.stat().st_size
+            if begin < end and len(found) <= MAX_LOGS:
                 with path.open("rb") as file:
-                    file.seek(max(path.stat().st_size - LOG_TAIL, 0))
+                    file.seek(max(begin, end - LOG_TAIL))
                     found[path.name] = file.read(LOG_TAIL).decode("utf-8", "backslashreplace")
         return found
+
+    def _log_files(self) -> list[Path]:
+        """The text files in its log folder."""
+        found = sorted((self._place / "logs").rglob("*"))
+        return [path for path in found if path.suffix not in BINARY_LOGS and path.is_file()]
 
     def obituary(self, within_s: float) -> str:
         """One line if it is dead, or dies within a moment; empty while it lives."""
@@ -247,11 +265,11 @@ class KnownServer:
     def stop(self) -> None:
         """It is not ours to stop."""
 
-    def mark(self) -> int:
+    def mark(self) -> Mark:
         """Its output is not ours to see."""
-        return 0
+        return Mark()
 
-    def logs(self, mark: int) -> dict[str, str]:
+    def logs(self, mark: Mark) -> dict[str, str]:
         """Nor are its logs."""
         return {}
 
