@@ -189,7 +189,7 @@ class Collector:
         self._broken = self._broken or report.failed
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, exitstatus: int | pytest.ExitCode) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int | pytest.ExitCode) -> None:
         """Put the results together and write them; where no case could be selected there are none."""
         if self._is_worker or exitstatus in (pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR):
             return
@@ -200,7 +200,8 @@ class Collector:
             started=self._started.isoformat(timespec="seconds"),
             duration_s=time.monotonic() - self._began,
             cases=tuple(cases),
-            complete=not self._broken and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED),
+            complete=not (self._broken or session.shouldfail)
+            and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED),
             planned=tuple(dict.fromkeys(name for case in cases for name in case.requirements)),
             notes=tuple(self._notes()),
         )

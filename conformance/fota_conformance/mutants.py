@@ -226,7 +226,8 @@ def _run(target: Good | Fault, folder: Path, fault: str, requirements: Sequence[
     path = folder / "target.toml"
     path.write_text("\n".join([*_target_lines(target, fault), ""]), encoding="utf-8")
     with (folder / OUTPUT_NAME).open("wb") as output:
-        code = run(path, folder, requirements=requirements, allure=False, output=output)
+        # One failure is enough to find a fault out.
+        code = run(path, folder, requirements=requirements, exit_first=bool(fault), allure=False, output=output)
     try:
         return code, json.loads((folder / "results.json").read_bytes())
     except FileNotFoundError:

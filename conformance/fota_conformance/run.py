@@ -41,14 +41,15 @@ def run(
     *,
     exhaustive: bool = False,
     verbose: bool = False,
+    exit_first: bool = False,
     allure: bool = True,
     output: IO[bytes] | None = None,
 ) -> int:
     """Judge one target; results go to `results_dir`, verdicts to standard output or `output`. Returns the exit code.
 
     `xdist` is the number of pytest workers (0: none), `select` a pytest `-k` expression, `requirements` are ids to
-    confine the cases to. `exhaustive` interrupts updates at every record. Without `allure` nothing is written for
-    Allure, which takes time. Raises `TargetError`, `CatalogueError`.
+    confine the cases to. `exhaustive` interrupts updates at every record, `exit_first` ends the run with the first
+    failure. Without `allure` nothing is written for Allure, which takes time. Raises `TargetError`, `CatalogueError`.
     """
     target = load_target(target_path)
     results_dir = results_dir.resolve()
@@ -61,6 +62,7 @@ def run(
         options += ["--fota-target", str(target_path.resolve()), "--fota-results", str(results_dir)]
         options += [word for name in requirements for word in ("--fota-requirement", load().requirement(name).id)]
         options += ["--fota-exhaustive"] * exhaustive + ["--fota-verbose"] * verbose
+        options += ["-x"] * exit_first
         if select:
             options += ["-k", select]
         if xdist > 0:

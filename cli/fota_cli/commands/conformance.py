@@ -72,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="run the cases of this requirement (repeatable)",
     )
     add("--exhaustive", action="store_true", help="interrupt a device's updates at every record, not at a few")
+    add("-x", "--exit-first", action="store_true", help="end the run with the first failure")
     add("--strict", action="store_true", help="count NON-STRICT as a failure")
     add("-v", "--verbose", action="store_true", help="list every case, not only what did not pass")
     add("--json", type=Path, metavar="FILE", help="write the results there, too (with one target)")
@@ -152,6 +153,7 @@ def _run(args: argparse.Namespace) -> int:
                 args.requirements,
                 exhaustive=args.exhaustive,
                 verbose=args.verbose,
+                exit_first=args.exit_first,
             )
             codes.append(_strict(folder) if args.strict and code == exit_codes.OK else code)
     except (TargetError, CatalogueError) as error:
