@@ -310,6 +310,8 @@ def _section(title: str, cases: Iterable[CaseResult]) -> Iterator[str]:
         others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
         yield f"  {alike[0].id}{others}"
         yield f"    {summary}"
+        came = next((line.strip() for line in alike[0].message.splitlines() if line.startswith("  came: ")), "")
+        yield from _wrapped(came, "    ")
         yield from _wrapped(" ".join({name: None for case in alike for name in case.requirements}), "    ")
 
 
