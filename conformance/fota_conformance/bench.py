@@ -6,6 +6,7 @@ on; what a case is about, the case says.
 """
 
 import secrets
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -112,12 +113,12 @@ class ServerBench:
 
     def expect_update(self, device: Device | None, situation: str) -> None:
         """Demand a whole update; `situation` is what a failure is put down to."""
-        with step(f"{situation}, the server updates a device"):
-            try:
-                with self.session(device, hurried=True) as session:
-                    session.update()
-            except Nonconformance as error:
-                raise _in_situation(situation, error) from error
+        with (
+            step(f"{situation}, the server updates a device"),
+            in_situation(situation),
+            self.session(device, hurried=True) as session,
+        ):
+            session.update()
 
     def expect_still_serving(self, after: str, device: Device | None = None) -> None:
         """Demand that the server lives and updates a device, after something that it had to survive."""
@@ -128,7 +129,7 @@ class ServerBench:
         until = time.monotonic() + within_s
         while (turned_away := self._try_update(device, hurried)) is not None:
             if time.monotonic() >= until:
-                raise _in_situation(f"turned away without a frame for {within_s:g} s, at last", turned_away)
+                raise _in_situation(f"turned away without a frame for {within_s:g} s, the last time", turned_away)
             time.sleep(TRY_AGAIN)
 
     def side_by_side(self, play: Callable[[Device], None], devices: Sequence[Device]) -> None:
@@ -140,7 +141,9 @@ class ServerBench:
             return
         first = errors[0]
         if isinstance(first, Nonconformance):
-            raise _in_situation(f"{len(errors)} of {len(devices)} side by side failed, the first", first) from first
+            raise _in_situation(
+                f"{len(errors)} of {len(devices)} sessions side by side failed; in the first", first
+            ) from first
         raise first
 
     def stranger(self) -> str:
@@ -159,7 +162,9 @@ class ServerBench:
         """Demand a close at a promised deadline, counted from `since` (monotonic): not before, and soon after."""
         left = since + deadline_s - time.monotonic()
         early_s = left - (1 - EARLY) * deadline_s
-        accepted = f"a close {deadline_s:g} s after that, as the target promises, and not a byte more"
+        accepted = (
+            f"a close {deadline_s:g} s after that, as [deadlines] of the target file promises, and not a byte more"
+        )
         if early_s > 0:
             peer.stay_quiet(early_s, f"{situation}, within the deadline of {deadline_s:g} s", accepted)
         left = since + deadline_s - time.monotonic()
@@ -257,13 +262,18 @@ class DeviceBench:
             raise Nonconformance(
                 f"after {after}, starting the device again",
                 sent="nothing yet",
-                came=str(error),
+                came=str(error) + self._last_words(),
                 accepted="its connection, and a session",
             ) from error
         except Nonconformance as error:
-            raise Nonconformance(
-                f"after {after}, {error.situation}", sent=error.sent, came=error.came, accepted=error.accepted
-            ) from error
+            raise _in_situation(f"after {after}", error) from error
+
+    def _last_words(self) -> str:
+        """How a command has ended that should have gone on, and the last line of what it said."""
+        status = self._run.child.exit_status
+        lines = self._run.child.output.since().strip().splitlines()
+        by_itself = status not in (None, -signal.SIGKILL)
+        return (f", with status {status}" if by_itself else "") + (f"; it said {lines[-1]!r}" if lines else "")
 
     def expect_recovery(self, firmware: Firmware, after: str) -> None:
         """Demand one whole update, its bytes in flash, after something that the device had to survive."""
@@ -308,15 +318,15 @@ class DeviceBench:
         """What it says of its last session."""
         return read_outcome(observation_path(self.target, observation(self.target, "outcome"), self._values))
 
-    def expect_flash_holds(self, firmware: Firmware, situation: str) -> None:
-        """Demand every byte of an image in flash."""
+    def expect_flash_holds(self, firmware: Firmware, situation: str, earlier: Firmware | None = None) -> None:
+        """Demand every byte of an image in flash; an `earlier` image may explain what is there instead."""
         with step(f"the flash holds {firmware.name}, as bincopy reads both"):
             found = differences(firmware, self.flash())
             if found:
                 raise Nonconformance(
                     f"reading the flash dump {situation}",
                     sent=f"{firmware.name}, {len(firmware.records)} records, {firmware.memory.size} bytes",
-                    came=f"{len(found)} bytes that differ: {shown_differences(found)}",
+                    came=f"{len(found)} bytes that differ: {shown_differences(found)}{_leftovers(found, earlier)}",
                     accepted=f"every byte of the image (CRC {firmware.memory.crc:08X}) at its address",
                 )
 
@@ -401,7 +411,8 @@ class DeviceBench:
             outcome = self.outcome()
             if not outcome.get("booted"):
                 return
-            names = " or ".join(firmware.name for firmware in whole)
+            roles = ("the image before", "the new image")
+            names = " or ".join(f"{one.name} ({role})" for one, role in zip(whole, roles, strict=False))
             if "flash" not in self.target.offers:
                 raise CouldNotTest(
                     f"{situation} the device boots, and shows no flash: nobody sees whether it holds {names}, whole; "
@@ -414,8 +425,8 @@ class DeviceBench:
                     f"reading outcome and flash dump {situation}",
                     sent="what the wire log shows",
                     came=f"{outcome}; "
-                    + "; ".join(f"{len(some)} bytes are not those of {name}" for name, some in lost.items()),
-                    accepted=f"booted false; or {names}, whole in flash",
+                    + "; ".join(f"{len(some)} bytes in flash are not those of {name}" for name, some in lost.items()),
+                    accepted=f"booted false; or whole in flash {names}",
                 )
 
     @property
@@ -448,6 +459,15 @@ class DeviceBench:
         worst = max(self._wear.erases.values(), default=0)
         if limits.max_erases_per_sector and worst >= limits.max_erases_per_sector:
             raise CouldNotTest(f"a sector was erased {worst} times: max_erases_per_sector is reached")
+
+
+@contextmanager
+def in_situation(situation: str) -> Iterator[None]:
+    """What fails in the `with` block is put down to a situation."""
+    try:
+        yield
+    except Nonconformance as error:
+        raise _in_situation(situation, error) from error
 
 
 def _in_situation(situation: str, error: Nonconformance) -> Nonconformance:
@@ -484,4 +504,16 @@ def shown_differences(differences: list[tuple[int, int, int | None]], wanted: st
         f"{address:#010x}: " + ("nothing" if there is None else f"{there:02X}") + f" ({wanted}: {byte:02X})"
         for address, byte, there in differences[:SHOWN_DIFFERENCES]
     )
-    return shown + ", …" * (len(differences) > SHOWN_DIFFERENCES)
+    return shown + f", … up to {differences[-1][0]:#010x}" * (len(differences) > SHOWN_DIFFERENCES)
+
+
+def _leftovers(differences: list[tuple[int, int, int | None]], earlier: Firmware | None) -> str:
+    """How differing bytes come from an earlier image, if all of them do."""
+    if earlier is None:
+        return ""
+    cells = [(earlier.memory.slice(at, 1)[0], byte, there) for at, byte, there in differences]
+    if all(there == was for was, _, there in cells):
+        return f"; these are the bytes of {earlier.name}, the image before"
+    if all(was is not None and there == was & byte for was, byte, there in cells):
+        return f"; these are both images ANDed, as programming leaves it over {earlier.name} that was not erased"
+    return ""

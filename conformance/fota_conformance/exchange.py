@@ -109,7 +109,8 @@ class PlayedDevice:
 
     def expect_allowed(self, situation: str = "") -> None:
         """Demand `@4#`."""
-        situation = situation or f"after the identification of device {self.device.mcuid}, which the registry knows"
+        known = f"which the registry knows (file {self.device.file}, version {self.device.version})"
+        situation = situation or f"after the identification of device {self.device.mcuid}, {known}"
         accepted = f"{show(ALLOWED)} (update allowed)"
         with step("the server allows the update"):
             answer = self.peer.read(read_answer, self.target.timeouts.answer, situation, accepted)
@@ -240,8 +241,9 @@ class PlayedDevice:
                 if frame is None:
                     break
                 if frame.kind is not Kind.RECORD or not is_valid(frame.raw) or number > records:
-                    which = f", frame {number} behind {show(ALLOWED)}"
-                    flaw = "" if frame.kind is not Kind.RECORD or is_valid(frame.raw) else " that is not valid"
+                    which = f", after {number - 1} valid records" if number > 1 else f", right behind {show(ALLOWED)}"
+                    is_flawed = frame.kind is Kind.RECORD and not is_valid(frame.raw)
+                    flaw = " with a wrong checksum or count" if is_flawed else ""
                     came = f"{show(frame.raw)} ({frame.kind.value}{flaw}){which}"
                     raise self.peer.failure(situation, came=came, accepted=accepted)
                 frame = None
@@ -320,7 +322,7 @@ class PlayedServer:
         with step("the server allows the update, and sends the first record in the same segment"):
             self.served.append(record)
             self.peer.send(ALLOWED + record, "answering the identification")
-            situation = f"after {show(ALLOWED)} and {show(record)} in one segment"
+            situation = f"after {show(ALLOWED)} and the first record in one segment"
             if self.target.handshake is Handshake.AUTO:
                 within_s = self.target.timeouts.frame
                 self.peer.read(read_ack, within_s, situation, f"{show(ACK)} (one ack), or one for each of the two")
@@ -354,14 +356,14 @@ class PlayedServer:
                 name = f"record {index + 1} of {len(records)}"
                 self.served.append(record)
                 self.peer.send(record, f"sending {name}")
-                self.expect_ack(f"after {name}, {show(record)}")
+                self.expect_ack(f"after {name}")
 
     def serve_while_acked(self, records: Iterable[bytes]) -> bool:
         """Send records until one is not acked, which is no fault here; whether all were."""
         records = tuple(records)
         with step(f"up to {len(records)} records, as long as the device acks them"):
             for index, record in enumerate(records):
-                situation = f"after record {index + 1} of {len(records)}, {show(record)}"
+                situation = f"after record {index + 1} of {len(records)}"
                 self.served.append(record)
                 try:
                     self.peer.send(record, situation)

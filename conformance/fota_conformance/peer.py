@@ -54,7 +54,9 @@ class Peer:
         self.close()
 
     def close(self) -> None:
-        """Close our end."""
+        """Close our end; the log says so, unless the other side closed first."""
+        if self._link.fileno() >= 0 and not self._ended:
+            self.log.event("the kit closed the connection", self._number)
         self._link.close()
 
     @property
@@ -96,7 +98,9 @@ class Peer:
         except OSError as error:
             self._ended = self._ended or f"the connection broke ({error.strerror or error})"
             self.log.event(self._ended, self._number)
-            raise self.failure(situation, came=self._ended, accepted="that these bytes are taken") from error
+            raise self.failure(
+                situation, came=self._ended, accepted="an open connection, which takes these bytes"
+            ) from error
 
     def offer(self, data: bytes) -> None:
         """Send bytes that the other side may turn away by closing."""

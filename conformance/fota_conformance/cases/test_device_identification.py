@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import DeviceBench
+from fota_conformance.bench import DeviceBench, in_situation
 from fota_conformance.exchange import PlayedServer
 from fota_conformance.images import fixture
 from fota_conformance.reporting import step
@@ -53,7 +53,7 @@ def test_denied_device_is_quiet_and_ends(device: DeviceBench, cuts: tuple[int, .
     with identified(device) as session:
         with step("the server denies the update"):
             session.peer.send_cut(DENIED, cuts, "answering the identification")
-        situation = f"after {show(DENIED)} in {len(cuts) + 1} segments"
+        situation = f"after {show(DENIED)}" + (f" in {len(cuts) + 1} segments" if cuts else "")
         session.expect_no_ack(device.settle_s, situation, "nothing, or a close")
         session.peer.stop_sending()
         session.expect_no_ack(device.settle_s, f"{situation} and the server's close", "nothing, or a close")
@@ -99,7 +99,8 @@ def test_split_permission_counts(device: DeviceBench, cuts: tuple[int, ...]) -> 
         with step("the server allows the update, in pieces"):
             session.peer.send_cut(ALLOWED, cuts, "answering the identification")
             session.hear_permission_ack()
-        session.serve(fixture("blink_1.s19").records[:A_FEW])
+        with in_situation(f"after {show(ALLOWED)} in {len(cuts) + 1} segments"):
+            session.serve(fixture("blink_1.s19").records[:A_FEW])
 
 
 @pytest.mark.fota_requirement("FOTA-DEV-permission-joined")

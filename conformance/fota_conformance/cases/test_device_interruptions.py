@@ -168,14 +168,14 @@ def test_dripping_frame_buys_no_time(device: DeviceBench) -> None:
             raise session.peer.failure(
                 f"while a record drips in, {DRIP} characters in {deadline_s:g} s",
                 came="no close",
-                accepted=f"a close {deadline_s:g} s after the last ack, as the target promises",
+                accepted=f"a close {deadline_s:g} s after the last ack, as [deadlines] of the target file promises",
             )
 
 
 def expect_given_up(session: PlayedServer, deadline_s: float, situation: str) -> None:
     """Demand a close within a promised deadline that begins now, or a little earlier."""
     with step("the device gives up"):
-        accepted = f"a close within {deadline_s:g} s, as the target promises, and not a byte more"
+        accepted = f"a close within {deadline_s:g} s, as [deadlines] of the target file promises, and not a byte more"
         session.peer.expect_close(deadline_s + SLACK * session.target.scale, situation, accepted)
 
 
@@ -187,7 +187,9 @@ def test_device_waits_for_a_slow_server(device: DeviceBench, late: str) -> None:
     deadlines = device.target.deadlines
     wait_s = PATIENCE * (deadlines.answer if late == "answer" else deadlines.frame)
     situation = f"while the {late} is late, within {wait_s:g} s"
-    accepted = f"nothing, and an open connection: the target promises to wait {wait_s / PATIENCE:g} s"
+    accepted = (
+        f"nothing, and an open connection: [deadlines] of the target file promises to wait {wait_s / PATIENCE:g} s"
+    )
     with device.session() as session:
         session.expect_identification()
         if late == "answer":

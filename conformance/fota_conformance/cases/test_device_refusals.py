@@ -99,7 +99,7 @@ def expect_unacked(device: DeviceBench, bad: bytes, why: str) -> None:
         session.serve(fixture("blink_1.s19").records[:A_FEW])
         with step(f"a record that cannot be taken: {why}"):
             session.peer.send(bad, "sending a record that cannot be taken")
-        session.expect_no_ack(device.refusal_s, f"after a record that cannot be taken ({why}), {show(bad)}")
+        session.expect_no_ack(device.refusal_s, f"after a record that cannot be taken ({why})")
 
 
 @pytest.mark.fota_requirement("FOTA-DEV-bad-checksum")
@@ -174,7 +174,7 @@ def test_device_that_cannot_take_a_record_closes(device: DeviceBench, reason: st
         session.begin()
         session.serve(fixture("blink_1.s19").records[:A_FEW])
         within_s = device.target.timeouts.close
-        situation = f"after a record that cannot be taken ({reason}), {show(bad)}"
+        situation = f"after a record that cannot be taken ({reason})"
         accepted = f"a close within {within_s:g} s"
         with step(f"a record that cannot be taken, and the device closes: {reason}"):
             session.peer.send(bad, "sending a record that cannot be taken")

@@ -158,7 +158,7 @@ def reach_ack(session: PlayedDevice, place: str) -> float:
 
 def drip(server: ServerBench, peer: Peer, piece: bytes, deadline_s: float, since: float, situation: str) -> None:
     """Send a piece time and again; demand a close at the deadline, counted from `since`, and nothing else."""
-    accepted = f"a close {deadline_s:g} s after that, as the target promises, and not a byte more"
+    accepted = f"a close {deadline_s:g} s after that, as [deadlines] of the target file promises, and not a byte more"
     until = since + deadline_s + SLACK * server.target.scale
     while not peer.ended:
         if time.monotonic() >= until:
@@ -175,5 +175,5 @@ def drip(server: ServerBench, peer: Peer, piece: bytes, deadline_s: float, since
 def wait_late(peer: Peer, deadline_s: float, situation: str) -> None:
     """Wait for two thirds of a deadline; demand that the server waits, too."""
     with step(f"the device is silent for two thirds of {deadline_s:g} s"):
-        accepted = f"nothing: the target promises to wait {deadline_s:g} s"
+        accepted = f"nothing: [deadlines] of the target file promises to wait {deadline_s:g} s"
         peer.stay_quiet(LATE * deadline_s, situation, accepted)

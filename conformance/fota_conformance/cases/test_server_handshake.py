@@ -39,8 +39,8 @@ def test_permission_comes_alone(server: ServerBench, acks_permission: bool) -> N
             session.identify()
             session.expect_allowed()
             session.peer.expect_nothing_pending(
-                f"reading the answer of session {number} of this device, in one read",
-                f"{show(ALLOWED)} alone: the first record in a segment of its own",
+                f"in the segment of {show(ALLOWED)}, behind it, in session {number} of this device",
+                f"nothing: {show(ALLOWED)} alone, and the first record in a segment of its own",
             )
             session.ack_permission()
             session.take_rest()

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import SLACK, ServerBench
+from fota_conformance.bench import SLACK, ServerBench, in_situation
 from fota_conformance.errors import Nonconformance
 from fota_conformance.exchange import PlayedDevice
 from fota_conformance.hosts import Device
@@ -192,8 +192,9 @@ def test_faults_of_one_session_leave_others_alone(server: ServerBench, fault: st
         good.take(2)
         with step(f"another device: {fault}"), server.session(server.devices[1], hurried=True) as other:
             FAULTS[fault](other)
-        good.take_rest()
-        good.finish()
+        with in_situation(f"after {fault} in another session"):
+            good.take_rest()
+            good.finish()
 
 
 @pytest.mark.fota_requirement("FOTA-SESSION-one-live")
@@ -246,7 +247,8 @@ def test_the_newest_session_wins(server: ServerBench, state: str) -> None:
     """A device that is back on a new connection is updated there, and its older session is closed."""
     with server.session(hurried=True) as older, server.session(hurried=True) as newer:
         STATES[state](older)
-        newer.begin()
+        with in_situation(f"while an older session of the device is open {state}"):
+            newer.begin()
         with step("the older session is closed"):
             older.expect_cut_off("in a session whose device has named itself on a newer connection")
         newer.take_rest()
@@ -261,7 +263,8 @@ def test_the_newest_of_four_sessions_wins(server: ServerBench) -> None:
         older = None
         for _ in range(min(4, server.target.concurrency)):
             newest = stack.enter_context(server.session(hurried=True))
-            LATER_RECORD(newest)
+            with in_situation("while an older session of the device is open") if older else contextlib.nullcontext():
+                LATER_RECORD(newest)
             if older is not None:
                 older.expect_cut_off("in a session whose device has named itself on a newer connection")
             older = newest
@@ -346,7 +349,8 @@ def test_a_device_that_comes_and_goes_is_updated_when_it_stays(
                     session.peer.try_read(read_answer, timeouts.answer, "coming and going", "any answer, or none")
                 if is_reset:
                     session.peer.reset()
-    with step("the device stays"):
+    vanished = f"after the device named itself and vanished {STORM} times"
+    with step("the device stays"), in_situation(vanished):
         server.update_in_the_end(server.devices[0], timeouts.answer, hurried=True)
 
 
