@@ -47,6 +47,8 @@ REFUSAL_TIME: Final = 1.0
 wait by its close."""
 BLANK: Final = 0xFF
 """A byte of erased flash."""
+TOLD: Final = ("outcome", "reason", "detail", "booted")
+"""Keys of a device's outcome that a failure's message shows."""
 SHOWN_DIFFERENCES: Final = 8
 """Differing bytes of a flash dump that a message lists."""
 
@@ -211,6 +213,7 @@ class DeviceBench:
         self._wear = wear
         self._values: dict[str, object] = {"host": target.host, "port": target.port, "mcuid": self.mcuid}
         self._values["artifacts"] = case.folder
+        case.last_words = self._told
         remove_observations(target, self._values)
 
     @contextmanager
@@ -274,6 +277,13 @@ class DeviceBench:
         lines = self._run.child.output.since().strip().splitlines()
         by_itself = status not in (None, -signal.SIGKILL)
         return (f", with status {status}" if by_itself else "") + (f"; it said {lines[-1]!r}" if lines else "")
+
+    def _told(self) -> str:
+        """What the device tells of its last session, if it tells."""
+        try:
+            return ", ".join(f"{key} {value!r}" for key, value in self.outcome().items() if key in TOLD)
+        except CouldNotTest:
+            return ""
 
     def expect_recovery(self, firmware: Firmware, after: str) -> None:
         """Demand one whole update, its bytes in flash, after something that the device had to survive."""

@@ -34,6 +34,8 @@ class Case:
     log: WireLog
     logs: Callable[[], Mapping[str, str]] = field(default=dict)
     """What the target said during the case, by name."""
+    last_words: Callable[[], str] = field(default=str)
+    """What the target said of itself in the end, for a failure's message; empty for nothing."""
     obituary: Callable[[float], str] = field(default=lambda _: "")
     """One line if the target is dead, or dies within some seconds; else empty."""
 

@@ -265,6 +265,8 @@ class Collector:
         obituary = case.obituary(DYING) if case is not None and isinstance(error, Nonconformance) else ""
         if obituary and obituary not in parts[0]:
             parts.append(f"  besides:  {obituary}")
+        if case is not None and (last_words := case.last_words()):
+            parts.append(f"  target:   {last_words}")
         if isinstance(error, Nonconformance):
             parts += [f"  {one.id} ({one.keyword.value}, {one.basis.value}): {one.text}" for one in _requirements(item)]
         if case is not None and case.log.entries:

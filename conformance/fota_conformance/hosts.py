@@ -38,6 +38,8 @@ MAX_LOGS: Final = 20
 """Log files of a server that are kept with a case; some write one for each session."""
 BINARY_LOGS: Final = frozenset({".sqlite", ".sqlite-wal", ".sqlite-shm", ".db"})
 """What servers put beside their logs and nobody reads as text."""
+LAST_LINES: Final = 3
+"""Lines of a dead server's output that a failure's message shows."""
 TABLE_NAME: Final = "table.json"
 """The file that tells a `provision` command which devices the server is to know."""
 
@@ -206,6 +208,12 @@ class CommandServer:
             return ""
         return f"the server's process ended with status {status}"
 
+    def last_words(self) -> str:
+        """The last lines of its output, if it died."""
+        if self._child is None or self._child.exit_status is None:
+            return ""
+        return " / ".join(line.strip() for line in self._child.output.since().splitlines()[-LAST_LINES:])
+
     def _values(self) -> dict[str, object]:
         return {
             "host": self._target.host,
@@ -275,6 +283,10 @@ class KnownServer:
 
     def obituary(self, within_s: float) -> str:
         """Nor is its end."""
+        return ""
+
+    def last_words(self) -> str:
+        """Nor what it says then."""
         return ""
 
 

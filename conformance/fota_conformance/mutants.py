@@ -38,6 +38,21 @@ OUTPUT_NAME: Final = "output.log"
 """What the run of one target said, in its folder."""
 
 
+PAGE_HEAD: Final = """\
+# The judge, judged
+
+A conformance kit that finds nothing is worth nothing. So the kit has a zoo: a good server and a good device that share
+no code with the kit or with this project's own, and broken ones with one wrong idea each, D1 to D20 of
+[the reference server](server.md#coming-from-the-reference-server) among them. Every broken one must be found out by a
+case that cites the requirement which it breaks, and the good ones must pass everything: {caught} of {faults} faults are
+caught, and {goods} good targets were judged. Each run ends with its first failure, which is the case named here.
+
+This page is made by `fota conformance mutants --markdown docs/kill-table.md`; `tox -e mutants` does the same in CI. To
+look at one: `python -m fota_conformance.zoo server --list`, and `fota conformance mutants NAME --results DIR`.
+"""
+"""How the page of the documentation begins."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mutant:
     """One broken target, and who found it out."""
@@ -137,8 +152,10 @@ class MutantReport:
         }
 
     def markdown(self) -> str:
-        """Tables for the documentation; without durations, so that two runs make the same text."""
-        lines = ["| good target | cases | |", "| --- | --- | --- |"]
+        """A page for the documentation; without durations, so that two runs make the same text."""
+        caught = sum(bool(mutant.caught_by) for mutant in self.mutants)
+        lines = [PAGE_HEAD.format(caught=caught, faults=len(self.mutants), goods=len(self.controls))]
+        lines += ["| good target | cases | |", "| --- | --- | --- |"]
         for control in self.controls:
             counts = ", ".join(f"{count} {verdict}" for verdict, count in control.counts.items())
             lines.append(f"| `{control.good.name}` | {counts} | {'passed' if control.ok else '**failed**'} |")

@@ -33,6 +33,10 @@ TABLE_WIDTH: Final = 110
 _UNKNOWN: Final = (Verdict.COULD_NOT_TEST, Verdict.HARNESS_ERROR)
 
 
+SHOWN_ENTRIES: Final = 3
+"""Cases of one requirement that the summary in the terminal tells about."""
+
+
 @dataclass(frozen=True, slots=True)
 class CaseResult:
     """One case: which, what it came to, why, and where its files are."""
@@ -180,7 +184,9 @@ class RunResult:
         """What was not exercised, whatever the cases came to: a run with a shortfall is not well."""
         found = []
         if not self.complete:
-            found.append("the run is not complete: it was interrupted, or the kit broke down")
+            found.append(
+                "the run is not complete: it was ended by its first failure (-x), interrupted, or the kit broke down"
+            )
         if all(case.verdict is Verdict.NOT_IMPLEMENTED for case in self.cases if case.counts):
             found.append("nothing was judged")
         binding = [result for result in self.requirement_results() if result.binds]
@@ -300,19 +306,24 @@ def _counts(cases: Iterable[CaseResult]) -> str:
 
 
 def _section(title: str, cases: Iterable[CaseResult]) -> Iterator[str]:
-    """Cases with why and what they are about; those that have the same to say share an entry."""
-    by_summary: dict[str, list[CaseResult]] = {}
+    """Cases by requirement, with why; those that have the same to say share an entry."""
+    groups: dict[tuple[str, ...], dict[str, list[CaseResult]]] = {}
     for case in cases:
-        by_summary.setdefault(case.summary, []).append(case)
-    if by_summary:
+        groups.setdefault(case.requirements, {}).setdefault(case.summary, []).append(case)
+    if groups:
         yield from ("", f"{title}:")
-    for summary, alike in by_summary.items():
-        others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
-        yield f"  {alike[0].id}{others}"
-        yield f"    {summary}"
-        came = next((line.strip() for line in alike[0].message.splitlines() if line.startswith("  came: ")), "")
-        yield from _wrapped(came, "    ")
-        yield from _wrapped(" ".join({name: None for case in alike for name in case.requirements}), "    ")
+    for requirements, by_summary in groups.items():
+        yield from _wrapped(" ".join(requirements) or "no requirement")
+        entries = list(by_summary.items())
+        for summary, alike in entries[:SHOWN_ENTRIES]:
+            others = f" and {len(alike) - 1} more" if len(alike) > 1 else ""
+            yield f"    {alike[0].id}{others}"
+            yield f"      {summary}"
+            came = next((line.strip() for line in alike[0].message.splitlines() if line.startswith("  came: ")), "")
+            yield from _wrapped(came, "      ")
+        if len(entries) > SHOWN_ENTRIES:
+            left_out = sum(len(alike) for _, alike in entries[SHOWN_ENTRIES:])
+            yield f"    … and {left_out} more, see the results"
 
 
 def _wrapped(text: str, indent: str = "  ") -> list[str]:

@@ -154,7 +154,7 @@ class Stage:
             since = host.mark()
             host.address()
             case.logs = lambda: host.logs(since)
-            case.obituary = host.obituary
+            case.obituary, case.last_words = host.obituary, host.last_words
             if isinstance(self.target, ServerAddress):
                 devices = stack.enter_context(self._pool.lend(len(devices)))
             try:
@@ -162,8 +162,8 @@ class Stage:
             finally:
                 if host is not self._host:
                     # A case in the room is asked for what it saw when its server is gone.
-                    said, obituary = host.logs(since), host.obituary(0.0)
-                    case.logs, case.obituary = lambda: said, lambda _: obituary
+                    said, obituary, last_words = host.logs(since), host.obituary(0.0), host.last_words()
+                    case.logs, case.obituary, case.last_words = lambda: said, lambda _: obituary, lambda: last_words
             if item.stash.get(VERDICT, Verdict.PASS) is not Verdict.PASS:
                 host.stop()
 

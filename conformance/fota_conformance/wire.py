@@ -156,7 +156,9 @@ def _first_meaning(data: bytes, sender: Sender) -> tuple[str, int]:
     if sender is Sender.DEVICE:
         if found := re.match(rb"@([0-9A-F]+)#", data):
             return f"identification of {found[1].decode('ascii')}", found.end()
-        return ("ack", 1) if data.startswith(ACK) else ("no frame", len(data))
+        if found := re.match(rb"@?[0-9A-F]+#?", data):
+            return "part of an identification", found.end()
+        return ("ack", 1) if data.startswith(ACK) else ("no frame of the protocol", len(data))
     if found := _END.match(data):
         return f"end frame, version {found[1].decode('ascii')}", found.end()
     for raw, kind in ((ALLOWED, Kind.ALLOWED), (DENIED, Kind.DENIED)):
@@ -164,7 +166,9 @@ def _first_meaning(data: bytes, sender: Sender) -> tuple[str, int]:
             return kind.value, len(raw)
     if found := _ANY_RECORD.match(data):
         return _record_meaning(found), min(found.end(), 4 + 2 * int(found[2], 16))
-    return "no frame", len(data)
+    if _RECORD_HEADER_BEGUN.fullmatch(data) or _END_BEGUN.fullmatch(data):
+        return "part of a frame", len(data)
+    return "no frame of the protocol", len(data)
 
 
 def _record_meaning(found: re.Match[bytes]) -> str:
@@ -173,5 +177,9 @@ def _record_meaning(found: re.Match[bytes]) -> str:
     digits = _ADDRESS_DIGITS[found[1]]
     if len(found[3]) < digits:
         return f"{name}, cut"
-    data_size = int(found[2], 16) - digits // 2 - 1
-    return f"{name} at {int(found[3][:digits], 16):#010x}, {data_size} bytes"
+    count = int(found[2], 16)
+    body = bytes.fromhex((found[2] + found[3][: 2 * count])[: 2 + len(found[3]) // 2 * 2].decode("ascii"))
+    place = f"{name} at {int(found[3][:digits], 16):#010x}, {count - digits // 2 - 1} bytes"
+    if len(body) <= count:
+        return f"{place}, cut"
+    return place if sum(body) % 256 == 0xFF else f"{place}, wrong checksum"

@@ -174,7 +174,7 @@ def test_a_run_says_what_is_missing(tmp_path: Path) -> None:
     result = run(tmp_path, *cases, complete=False, planned=("FOTA-ACK-wrong-survived",))
 
     assert (
-        "the run is not complete: it was interrupted, or the kit broke down",
+        "the run is not complete: it was ended by its first failure (-x), interrupted, or the kit broke down",
         "MUSTs of which no case was played: FOTA-ACK-wrong-survived",
         "MUSTs that came only to NOT-IMPLEMENTED: FOTA-ACK-line-end",
     ) == result.shortfalls
@@ -195,14 +195,16 @@ def test_the_table_shows_what_matters(tmp_path: Path) -> None:
         "  NON-STRICT      The server does c.  (1.50 s)",
         "",
         "what failed:",
-        "  test_server_acks.py::test_b",
-        "    FAIL: b went ill",
-        "    FOTA-ACK-wrong FOTA-ACK-surplus-ends",
+        "  FOTA-ACK-wrong FOTA-ACK-surplus-ends",
+        "    test_server_acks.py::test_b",
+        "      FAIL: b went ill",
+        "      came:     b'?'",
         "",
         "what is not strict:",
-        "  test_server_acks.py::test_c",
-        "    NON-STRICT: c went ill",
-        "    FOTA-ACK-surplus-ends",
+        "  FOTA-ACK-surplus-ends",
+        "    test_server_acks.py::test_c",
+        "      NON-STRICT: c went ill",
+        "      came:     b'?'",
         "",
         "1 PASS, 1 NON-STRICT, 1 FAIL",
         "exit code 1: at least one case failed",
@@ -225,7 +227,7 @@ def test_the_table_does_not_repeat_one_trouble(tmp_path: Path) -> None:
     lines = run(tmp_path, *cases).table()
 
     assert 1 == sum("did not start" in line for line in lines)
-    assert "  test_x.py::test_0 and 59 more" in lines
+    assert "    test_x.py::test_0 and 59 more" in lines
 
 
 def test_chapters_are_in_the_catalogue_s_order(tmp_path: Path) -> None:
