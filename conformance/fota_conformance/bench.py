@@ -31,6 +31,7 @@ from fota_conformance.hosts import (
     run_control,
     run_device,
 )
+from fota_conformance.pace import Pace
 from fota_conformance.peer import Listener, Peer, connect, listen
 from fota_conformance.reading import Firmware, Memory, memory_of, read_dump
 from fota_conformance.reporting import recording, step
@@ -63,16 +64,22 @@ class ServerBench:
         case: Case,
         devices: tuple[Device, ...],
         images: tuple[Firmware, ...],
+        pace: Pace,
     ) -> None:
         self.target = target
         self.devices = devices
-        self.settle_s = SETTLE_TIME * target.scale
+        self._pace = pace
         self._host = host
         # Asked once: the host would start a server anew that died in the case, as if nothing had happened.
         self._address = host.address()
         self._case = case
         self._images = images
         self._reached = False
+
+    @property
+    def settle_s(self) -> float:
+        """Seconds in which a server that must not send something would send it."""
+        return self._pace.wait(SETTLE_TIME * self.target.scale)
 
     def connect(self) -> Peer:
         """A new connection; close it, or use it in a `with` block."""
@@ -104,6 +111,7 @@ class ServerBench:
             self.target,
             device or self.devices[0],
             acks_permission=acks_permission,
+            pace=self._pace,
             others=self._images,
             hurried=hurried,
         )
@@ -204,10 +212,9 @@ class Wear:
 class DeviceBench:
     """The device under test, for one case; its flash survives from session to session if it is that sort of device."""
 
-    def __init__(self, target: DeviceCommand, case: Case, worker: str, wear: Wear) -> None:
+    def __init__(self, target: DeviceCommand, case: Case, worker: str, wear: Wear, pace: Pace) -> None:
         self.target = target
-        self.settle_s = SETTLE_TIME * target.scale
-        self.refusal_s = REFUSAL_TIME * target.scale
+        self._pace = pace
         self.mcuid = target.mcuid or make_mcuid(case.id, worker)
         self._case = case
         self._wear = wear
@@ -215,6 +222,16 @@ class DeviceBench:
         self._values["artifacts"] = case.folder
         case.last_words = self._told
         remove_observations(target, self._values)
+
+    @property
+    def settle_s(self) -> float:
+        """Seconds in which a device that must not send something would send it."""
+        return self._pace.wait(SETTLE_TIME * self.target.scale)
+
+    @property
+    def refusal_s(self) -> float:
+        """Seconds in which a device that should refuse something would ack it."""
+        return self._pace.wait(REFUSAL_TIME * self.target.scale)
 
     @contextmanager
     def session(self, *, finish: bool = True) -> Iterator[PlayedServer]:
@@ -225,7 +242,7 @@ class DeviceBench:
         with self.waiting() as (listener, has_ended, _):
             with step("the device connects"):
                 peer = listener.accept(self.target.timeouts.ready, has_ended)
-            with PlayedServer(peer, self.target, self.mcuid) as played:
+            with PlayedServer(peer, self.target, self.mcuid, self._pace) as played:
                 try:
                     yield played
                 finally:

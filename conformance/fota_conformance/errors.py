@@ -75,11 +75,11 @@ class Nonconformance(ConformanceError, AssertionError):
 
 
 def verdict_of(error: BaseException) -> Verdict:
-    """What an exception that ended a case says about it; an `assert` in a case speaks of the target."""
+    """What an exception that ended a case says about it; only a `Nonconformance` speaks of the target."""
     if isinstance(error, CouldNotTest):
         return Verdict.COULD_NOT_TEST
     if isinstance(error, NotImplementedByTarget):
         return Verdict.NOT_IMPLEMENTED
-    if isinstance(error, AssertionError):
+    if isinstance(error, Nonconformance):
         return Verdict.FAIL
     return Verdict.HARNESS_ERROR

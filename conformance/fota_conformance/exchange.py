@@ -8,12 +8,14 @@ the session it failed. Nothing here starts or stops a target.
 
 import contextlib
 import enum
+import time
 from collections.abc import Iterable
 from typing import Final, Self
 
 from fota_conformance.errors import Nonconformance
 from fota_conformance.hosts import Device
 from fota_conformance.images import is_valid
+from fota_conformance.pace import Pace
 from fota_conformance.peer import Peer
 from fota_conformance.reading import Firmware, memory_of
 from fota_conformance.reporting import step
@@ -65,6 +67,7 @@ class PlayedDevice:
         device: Device,
         *,
         acks_permission: bool,
+        pace: Pace,
         others: Iterable[Firmware] = (),
         hurried: bool = False,
     ) -> None:
@@ -76,13 +79,18 @@ class PlayedDevice:
         """The records that came and were right, in order."""
         self._others = tuple(others)
         self._hurried = hurried
-        self._settle_s = 0.0 if hurried else SETTLE_TIME * target.scale
+        self._pace = pace
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.peer.close()
+
+    @property
+    def _settle_s(self) -> float:
+        """Seconds in which a server that must wait would show that it does not."""
+        return 0.0 if self._hurried else self._pace.wait(SETTLE_TIME * self.target.scale)
 
     @property
     def firmware(self) -> Firmware:
@@ -141,7 +149,10 @@ class PlayedDevice:
         """Demand the next record, byte for byte, and nothing behind it; it is not acked yet."""
         records, index = self.firmware.records, len(self.received)
         situation = f"waiting for record {index + 1} of {len(records)} of {self.firmware.name}"
+        began = time.monotonic()
         frame = self.peer.read(read_transfer, self.target.timeouts.frame, situation, show(records[index]))
+        if index:
+            self._pace.saw(time.monotonic() - began)
         if frame.raw != records[index]:
             came = f"{show(frame.raw)}, {_origin(frame, self.firmware, records[index], self._others)}"
             raise self.peer.failure(situation, came=came, accepted=show(records[index]))
@@ -274,14 +285,14 @@ class PlayedDevice:
 class PlayedServer:
     """The kit's server in one session with the device under test; closed on leaving its `with` block."""
 
-    def __init__(self, peer: Peer, target: DeviceCommand, mcuid: str) -> None:
+    def __init__(self, peer: Peer, target: DeviceCommand, mcuid: str, pace: Pace) -> None:
         self.peer = peer
         self.target = target
         self.mcuid = mcuid
         self.served: list[bytes] = []
         """The records that were sent by `serve`."""
         self._spare_acks = 0
-        self._settle_s = SETTLE_TIME * target.scale
+        self._pace = pace
 
     def __enter__(self) -> Self:
         return self
@@ -381,7 +392,9 @@ class PlayedServer:
     def expect_ack(self, situation: str) -> None:
         """Demand one ack, and no other."""
         within_s = self.target.timeouts.frame
+        began = time.monotonic()
         self.peer.read(read_ack, within_s, situation, f"{show(ACK)} (one ack)")
+        self._pace.saw(time.monotonic() - began)
         if self.peer.pending and self._spare_acks:
             self.peer.read(read_ack, within_s, situation, f"{show(ACK)} (the late ack of {show(ALLOWED)})")
             self._spare_acks -= 1
@@ -394,7 +407,10 @@ class PlayedServer:
             situation = f"after the end frame, version {version}"
             self.expect_ack(situation)
             accepted = "nothing more, or a close: one frame, one ack"
-            if self.peer.try_read(read_ack, self._settle_s, situation, accepted) and not self._spare_acks:
+            if (
+                self.peer.try_read(read_ack, self._pace.wait(SETTLE_TIME * self.target.scale), situation, accepted)
+                and not self._spare_acks
+            ):
                 raise self.peer.failure(f"{situation} and its ack", came=show(ACK), accepted=accepted)
 
     def expect_no_ack(self, within_s: float, situation: str, accepted: str = "no ack: silence, or a close") -> None:

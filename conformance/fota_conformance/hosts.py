@@ -240,6 +240,9 @@ class CommandServer:
 
     def _launch(self) -> None:
         values = self._values()
+        if self._target.ready.file is not None:
+            # What an earlier instance left says nothing about this one.
+            self._ready_file(values).unlink(missing_ok=True)
         command = tuple(fill(word, values) for word in self._target.command)
         child = Child(command, self._target.path.resolve().parent)
         if not child.wait_until(lambda: self._is_ready(child, values), self._target.timeouts.ready):
@@ -254,8 +257,12 @@ class CommandServer:
         if ready.log is not None:
             return child.output.has_line(ready.log)
         if ready.file is not None:
-            return (self._target.path.parent / fill(ready.file, values)).exists()
+            return self._ready_file(values).exists()
         return port_is_listening(self._address[1])
+
+    def _ready_file(self, values: Mapping[str, object]) -> Path:
+        assert self._target.ready.file is not None
+        return self._target.path.resolve().parent / fill(self._target.ready.file, values)
 
 
 class KnownServer:

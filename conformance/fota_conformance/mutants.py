@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fota_conformance.catalogue import PROFILE, load
-from fota_conformance.run import run
+from fota_conformance.run import interrupt_all, run
 from fota_conformance.verdicts import EXIT_WELL, Verdict
 from fota_conformance.zoo.faults import FAULTS, GOOD, Fault, Good
 
@@ -199,11 +199,16 @@ def run_mutants(workers: int, only: Sequence[str], results_dir: Path, progress: 
         # The good ones take longest: first.
         controls = [pool.submit(control, good) for good in goods]
         mutants = [pool.submit(mutant, fault) for fault in faults]
-        return MutantReport(
-            tuple(future.result() for future in mutants),
-            tuple(future.result() for future in controls),
-            time.monotonic() - began,
-        )
+        try:
+            return MutantReport(
+                tuple(future.result() for future in mutants),
+                tuple(future.result() for future in controls),
+                time.monotonic() - began,
+            )
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            interrupt_all()
+            raise
 
 
 def _judge_good(good: Good, folder: Path) -> Control:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from fota_conformance import catalogue
 from fota_conformance.catalogue import Requirement
-from fota_conformance.target import DEVICE_CAPABILITIES, SERVER_CAPABILITIES, Role, Target
+from fota_conformance.target import DEVICE_CAPABILITIES, OPTIONAL, SERVER_CAPABILITIES, Role, Target
 from fota_conformance.verdicts import EXIT_MEANINGS, Verdict, exit_code, worst
 
 FORMAT: Final = "fota-conformance-results"
@@ -193,7 +193,12 @@ class RunResult:
         absent = [result.requirement.id for result in binding if not result.cases]
         if absent:
             found.append(f"MUSTs of which no case was played: {', '.join(absent)}")
-        lacking = [result.requirement.id for result in binding if result.only_not_implemented]
+        # What only some devices do at all, a device may lack: nothing binds it then.
+        lacking = [
+            result.requirement.id
+            for result in binding
+            if result.only_not_implemented and not OPTIONAL & self.target.lacks & {*result.requirement.needs}
+        ]
         if lacking:
             found.append(f"MUSTs that came only to {Verdict.NOT_IMPLEMENTED.value}: {', '.join(lacking)}")
         return tuple(found)

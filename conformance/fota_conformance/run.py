@@ -4,10 +4,12 @@ A subprocess in an empty folder, with our plugins and no others: no configuratio
 caller's surroundings takes part, so a verdict does not depend on where it was found.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +19,7 @@ from typing import IO, Final
 
 from fota_conformance.catalogue import load
 from fota_conformance.citations import cases_of
+from fota_conformance.target import Role
 from fota_conformance.target_file import load_target
 from fota_conformance.verdicts import EXIT_UNTESTED, EXIT_USAGE
 
@@ -53,6 +56,10 @@ def run(
     """
     target = load_target(target_path)
     results_dir = results_dir.resolve()
+    modules = _cases(requirements, target.role)
+    if not modules:
+        print(f"{', '.join(requirements)}: of no {target.role.value}, as {target.name} is", file=sys.stderr)
+        return EXIT_USAGE
     _clear(results_dir)
     with tempfile.TemporaryDirectory(prefix="fota-conformance-") as folder:
         work = Path(folder)
@@ -74,7 +81,7 @@ def run(
         loaded = [word for plugin in plugins for word in ("-p", plugin)]
         # Cases raise what they find; no assertion of theirs is to be rewritten, which takes time as well.
         fixed = ["--pyargs", "--assert=plain", "-p", "no:cacheprovider"]
-        command = [sys.executable, "-m", "pytest", *_cases(requirements), *fixed, *loaded, *options]
+        command = [sys.executable, "-m", "pytest", *modules, *fixed, *loaded, *options]
         status = _run_interruptibly(command, work, output)
     if status == PYTEST_NOTHING_SELECTED:
         asked = [f"-k {select!r}"] * bool(select) + [f"requirement {name}" for name in requirements]
@@ -90,12 +97,13 @@ def run(
     return code
 
 
-def _cases(requirements: Sequence[str]) -> list[str]:
+def _cases(requirements: Sequence[str], role: Role) -> list[str]:
     """The modules to collect: all, or those with cases of some requirements."""
     if not requirements:
         return [CASES]
-    files = {one.case.partition(".")[0] for name in requirements for one in cases_of(load().requirement(name))}
-    return [f"{CASES}.{file}" for file in sorted(files)] or [CASES]
+    wanted = [one for one in map(load().requirement, requirements) if one.role == role.value]
+    files = {case.case.partition(".")[0] for one in wanted for case in cases_of(one)}
+    return [f"{CASES}.{file}" for file in sorted(files)]
 
 
 def _clear(results_dir: Path) -> None:
@@ -107,18 +115,46 @@ def _clear(results_dir: Path) -> None:
 
 
 def _run_interruptibly(command: list[str], folder: Path, output: IO[bytes] | None) -> int:
-    """Run to the end; an interrupt from the keyboard reaches pytest, too, and it gets time to stop its targets."""
+    """Run to the end. Interrupted, pytest and its workers are interrupted, too, and get time to stop their targets.
+
+    They are a process group of their own, so that each gets the interrupt once, whoever was sent it.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "ALLURE_"))}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=output, stderr=None if output is None else subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
+        process_group=0,
     )
+    _RUNNING.add(process.pid)
     try:
         return process.wait()
     except BaseException:
+        _signal(process.pid, signal.SIGINT)
         try:
             process.wait(INTERRUPT_TIMEOUT)
         except subprocess.TimeoutExpired:
-            process.kill()
+            _signal(process.pid, signal.SIGKILL)
             process.wait()
         raise
+    finally:
+        _RUNNING.discard(process.pid)
+
+
+def interrupt_all() -> None:
+    """Interrupt the runs of other threads, which then end by themselves."""
+    for group in list(_RUNNING):
+        _signal(group, signal.SIGINT)
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+_RUNNING: Final[set[int]] = set()
+"""Process groups of the runs of this process."""

@@ -25,6 +25,7 @@ from fota_conformance.catalogue import load
 from fota_conformance.errors import ConformanceError, CouldNotTest, NotImplementedByTarget
 from fota_conformance.hosts import CommandServer, Device, KnownServer, Place, Surroundings, Wanted, make_mcuid
 from fota_conformance.images import fixture, image
+from fota_conformance.pace import Pace
 from fota_conformance.reading import Firmware, read_firmware
 from fota_conformance.target import (
     DEVICE_CAPABILITIES,
@@ -62,6 +63,7 @@ class Stage:
         everyone = [device for group in self._devices.values() for device in group]
         self._images = tuple({one.file: one.firmware for one in everyone if one.firmware is not None}.values())
         self._wear = Wear()
+        self._pace = Pace()
         self._pool = _Pool(self.target.devices if isinstance(self.target, ServerAddress) else ())
         self._host = self._shared_host()
         self._rooms: dict[str, WaitingRoom] = {}
@@ -158,7 +160,7 @@ class Stage:
             if isinstance(self.target, ServerAddress):
                 devices = stack.enter_context(self._pool.lend(len(devices)))
             try:
-                yield ServerBench(self.target, host, case, devices, self._images)
+                yield ServerBench(self.target, host, case, devices, self._images, self._pace)
             finally:
                 if host is not self._host:
                     # A case in the room is asked for what it saw when its server is gone.
@@ -170,7 +172,7 @@ class Stage:
     @contextmanager
     def _device(self, case: Case) -> Iterator[DeviceBench]:
         assert isinstance(self.target, DeviceCommand)
-        yield DeviceBench(self.target, case, worker(), self._wear)
+        yield DeviceBench(self.target, case, worker(), self._wear, self._pace)
 
     def _shared_host(self) -> Host | None:
         """The server that cases share; it knows the devices of all cases that do not have a server of their own."""

@@ -40,6 +40,8 @@ DEVICE_CAPABILITIES: Final = {
     "vectors": "the device checks stack pointer and reset vector: vectors = true under [capabilities]",
 }
 """What a device may offer to be seen, and how."""
+OPTIONAL: Final = frozenset({"seal", "vectors"})
+"""Capabilities that a target may do without: what needs them does not bind a target that declares to lack them."""
 DECLARED: Final = frozenset({"bootloader", "seal", "vectors"})
 """Capabilities that nothing else in the target file tells: they may be declared true."""
 LOOPBACK: Final = "127.0.0.1"

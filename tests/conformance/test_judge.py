@@ -4,12 +4,11 @@ The targets are of the zoo, independent of the product. Runs are real: the comma
 target in another. That every case catches what it is about is the business of `test_mutants.py`.
 """
 
+import contextlib
 import datetime
 import json
-import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -485,8 +484,10 @@ def test_stale_observation_is_removed(judge: Judge, tmp_path: Path) -> None:
     assert "dump.s19: No such file" in judged.messages
 
 
-def test_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
-    """Ctrl-C ends the run, its target, and says that the results are not complete."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "a CI server's cancel"])
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_interrupted_run_leaves_no_process(tmp_path: Path, workers: str, number: signal.Signals) -> None:
+    """An interrupt ends the run and its targets, and the results say that they are not complete."""
     (tmp_path / "target.toml").write_text(server_target())
     command = (
         sys.executable,
@@ -500,20 +501,28 @@ def test_interrupted_run_leaves_no_process(tmp_path: Path) -> None:
         "results",
     )
 
-    with Child(command, tmp_path) as run:
-        assert run.wait_until(lambda: bool(list(tmp_path.glob("results/cases/*sessions*"))), 60.0), run.output.since()
-        interrupt_group(run)
-        assert run.wait(60.0) is not None, run.output.since()
+    with Child((*command, "-n", workers), tmp_path) as run:
+        assert run.wait_until(lambda: bool(list(tmp_path.glob("results/cases/*deadlines*"))), 60.0), run.output.since()
+        servers = zoo_servers()
+        run.tell(number)
+        status = run.wait(60.0)
 
-    time.sleep(0.2)
     results = json.loads((tmp_path / "results" / "results.json").read_text())
+    assert status == 130, run.output.since()
     assert not results["complete"]
-    assert results["exit_code"] in (1, 3)
+    assert servers
+    assert servers & zoo_servers() == set()
 
 
-def interrupt_group(child: Child) -> None:
-    """What Ctrl-C in a terminal does."""
-    os.killpg(child.pid, signal.SIGINT)
+def zoo_servers() -> set[int]:
+    """Servers of the zoo that this test's runs may have started."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"fota_conformance.zoo" in words and b"server" in words:
+                found.add(int(entry.name))
+    return found
 
 
 def run_command(*arguments: str) -> int:
@@ -543,6 +552,9 @@ def test_wrong_target_file_is_a_usage_error(tmp_path: Path, capsys: pytest.Captu
         ("-n", "-1"),
         ("--json", "/none/x.json"),
         ("--requirement", "FOTA-NO"),
+        ("--requirement", "FOTA-ACK-wrong"),
+        ("--results", "/proc/none"),
+        ("-n", "1000"),
     ],
 )
 def test_wrong_option_is_a_usage_error(tmp_path: Path, options: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from fota_conformance.verdicts import Verdict, exit_code, worst
     ("error", "verdict"),
     [
         (Nonconformance("here", sent="a", came="b", accepted="c"), Verdict.FAIL),
-        (AssertionError("1 == 2"), Verdict.FAIL),
+        (AssertionError("1 == 2"), Verdict.HARNESS_ERROR),
         (CouldNotTest("not there"), Verdict.COULD_NOT_TEST),
         (ReadingError("not readable"), Verdict.COULD_NOT_TEST),
         (HarnessError("no port"), Verdict.HARNESS_ERROR),

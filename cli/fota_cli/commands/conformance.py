@@ -16,6 +16,7 @@ import argparse
 import importlib
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +32,8 @@ MATRIX_NAME: Final = "matrix.html"
 """The page of a run, in its results folder."""
 DEFAULT_RESULTS: Final = "conformance-results"
 """Where results go, unless told otherwise."""
+MAX_WORKERS: Final = 64
+"""Processes that judge at once: pytest workers, or runs of broken targets."""
 SCHEMAS: Final = {"results": "results-2.json", "target": "target-1.json", "outcome": "outcome-1.json"}
 """JSON schemas of the kit, by what they describe."""
 
@@ -113,9 +116,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked; returns the exit code."""
-    code: int = args.action(args)
-    return code
+    """Do what was asked; returns the exit code. SIGTERM, as a CI server sends it, is taken for Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        code: int = args.action(args)
+        return code
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -128,8 +139,8 @@ def _run(args: argparse.Namespace) -> int:
     from fota_conformance.target_file import load_target
 
     targets: list[Path] = args.targets
-    if args.workers < 0:
-        raise UsageError(f"-n: expected a number of workers from 0 on, got {args.workers}")
+    if not 0 <= args.workers <= MAX_WORKERS:
+        raise UsageError(f"-n: expected a number of workers, 0 to {MAX_WORKERS}, got {args.workers}")
     copies = {"results.json": args.json, "junit.xml": args.junit}
     for path in copies.values():
         if path is not None and len(targets) > 1:
@@ -158,6 +169,8 @@ def _run(args: argparse.Namespace) -> int:
             codes.append(_strict(folder) if args.strict and code == exit_codes.OK else code)
     except (TargetError, CatalogueError) as error:
         raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"results cannot be written to {error.filename or folders[0]}: {error.strerror}") from error
     judged = [folder for folder in folders if (folder / "results.json").exists()]
     for name, path in copies.items():
         if path is not None and judged:
@@ -231,8 +244,8 @@ def _mutants(args: argparse.Namespace) -> int:
 
     for path in (args.json, args.markdown):
         check_writable(path)
-    if args.workers < 1:
-        raise UsageError(f"-n: expected a number of runs from 1 on, got {args.workers}")
+    if not 1 <= args.workers <= MAX_WORKERS:
+        raise UsageError(f"-n: expected a number of runs, 1 to {MAX_WORKERS}, got {args.workers}")
     with ExitStack() as stack:
         results = args.results or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fota-mutants-")))
         try:

@@ -70,7 +70,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: list[pytest.Item] = []
     for item in items:
         requirements = [load().requirement(name) for name in about(item).requirements]
-        concerned = any(one.concerns(target.revision.value, target.handshake.value) for one in requirements)
+        concerned = any(
+            one.role == target.role.value and one.concerns(target.revision.value, target.handshake.value)
+            for one in requirements
+        )
         selected = not wanted or any(one.id in wanted for one in requirements)
         (chosen if concerned and selected else left_out).append(item)
     slow = {item.path for item in chosen if is_waiting(item)}
