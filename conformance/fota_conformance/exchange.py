@@ -143,6 +143,10 @@ class PlayedDevice:
             if self.target.handshake is Handshake.WAIT:
                 accepted = "nothing yet: this server declares that it waits for the ack"
                 self.peer.stay_quiet(self._settle_s, situation, accepted)
+            if self.target.handshake is Handshake.AUTO and self.peer.poll():
+                # The kit came too late (a busy machine): to this server the device is one that does not ack.
+                self.peer.log.event("the server went on without the ack of its permission: it is not sent any more")
+                return
             self.peer.send(ACK, situation)
 
     def take_record(self) -> None:

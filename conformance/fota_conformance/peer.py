@@ -25,6 +25,8 @@ ACCEPT_SLICE: Final = 0.1
 """Seconds between two looks at whether a device that has not connected yet still runs."""
 SEGMENT_PAUSE: Final = 0.05
 """Seconds between two pieces of a frame that make each of them a read of its own on the other side."""
+POLL_TIME: Final = 0.001
+"""Seconds that looking for bytes takes which are there already."""
 SEND_TIMEOUT: Final = 10.0
 """Seconds that the other side may leave our few bytes in its receive buffer."""
 
@@ -165,6 +167,11 @@ class Peer:
             raise self.failure(situation, came=show(self.pending), accepted=accepted)
         if not self._ended:
             raise self.failure(situation, came=f"nothing for {within_s:g} s, still open", accepted=accepted)
+
+    def poll(self) -> bytes:
+        """Bytes that are there already and belong to no frame yet."""
+        self._receive(self._clock() + POLL_TIME)
+        return self.pending
 
     def drain(self, for_s: float) -> bytes:
         """Whatever comes until the other side closes, at most for a while."""

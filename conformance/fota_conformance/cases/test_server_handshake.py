@@ -1,13 +1,22 @@
 """Handshake: whether the server waits for the ack of `@4#`, and what it does about devices of either sort."""
 
 import time
+from typing import Final
 
 import pytest
 
 from fota_conformance.bench import ServerBench
+from fota_conformance.errors import CouldNotTest
 from fota_conformance.exchange import PlayedDevice
 from fota_conformance.reporting import step
 from fota_conformance.wire import ACK, ALLOWED, Frame, Kind, read_transfer, show
+
+SESSIONS: Final = 3
+"""Sessions of one device: what a server remembers of it may change how it is answered."""
+TRIES: Final = 8
+"""Sessions that are played at most until so many tell."""
+PROMPT: Final = 0.2
+"""Seconds from an identification to its answer beyond which two segments may have met in the kit's own buffer."""
 
 pytestmark = pytest.mark.fota_devices("made-1")
 
@@ -34,17 +43,25 @@ def test_record_waits_for_the_ack_of_permission(server: ServerBench, line_end: b
 @pytest.mark.fota_waits
 def test_permission_comes_alone(server: ServerBench, acks_permission: bool) -> None:
     """A device that reads once finds `@4#` and nothing behind it, whatever the server knows about it by then."""
-    for number in (1, 2, 3):
+    told = 0
+    for number in range(1, TRIES + 1):
         with server.session(acks_permission=acks_permission, hurried=True) as session:
+            began = time.monotonic()
             session.identify()
             session.expect_allowed()
-            session.peer.expect_nothing_pending(
-                f"in the segment of {show(ALLOWED)}, behind it, in session {number} of this device",
-                f"nothing: {show(ALLOWED)} alone, and the first record in a segment of its own",
-            )
+            prompt = time.monotonic() - began < PROMPT
+            if prompt or not session.peer.pending:
+                session.peer.expect_nothing_pending(
+                    f"in the segment of {show(ALLOWED)}, behind it, in session {number} of this device",
+                    f"nothing: {show(ALLOWED)} alone, and the first record in a segment of its own",
+                )
+                told += 1
             session.ack_permission()
             session.take_rest()
             session.finish()
+        if told == SESSIONS:
+            return
+    raise CouldNotTest(f"{TRIES - told} of {TRIES} times {show(ALLOWED)} was read too late to tell what came with it")
 
 
 @pytest.mark.fota_requirement("FOTA-HS-immediate")
