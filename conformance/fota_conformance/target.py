@@ -3,6 +3,7 @@
 Plain data; `target_file` reads it. The three kinds of target are three dataclasses; what they share is `Target`.
 """
 
+import abc
 import datetime
 import enum
 import fnmatch
@@ -201,7 +202,7 @@ class KnownDevice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(abc.ABC):
     """What every kind of target declares."""
 
     path: Path
@@ -221,9 +222,9 @@ class Target:
     """Sessions that the kit may hold with it at once."""
 
     @property
+    @abc.abstractmethod
     def offers(self) -> frozenset[str]:
         """Capabilities that it has: what of it can be seen."""
-        raise NotImplementedError
 
     @property
     def role(self) -> Role:
