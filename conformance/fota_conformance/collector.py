@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 
 from fota_conformance import reporting
+from fota_conformance.allure_html import spec_link
 from fota_conformance.case import CASE, CASES_NAME, STARTED, TARGET, VERDICT, about
 from fota_conformance.catalogue import Basis, Keyword, Requirement, load
 from fota_conformance.errors import CatalogueError, ConformanceError, Nonconformance, TargetError, verdict_of
@@ -50,7 +51,6 @@ class Collector:
         config.stash[TARGET] = self.target
         self._results: Path | None = config.getoption("fota_results")
         self._allure: str | None = config.getoption("allure_report_dir", None)
-        self._spec: str = config.getoption("fota_spec")
         self._verbose: bool = config.getoption("fota_verbose")
         self._is_worker = hasattr(config, "workerinput")
         self._started = datetime.datetime.now(datetime.UTC)
@@ -88,7 +88,7 @@ class Collector:
                 target=self.target.name,
                 case_id=this.id,
                 severity=_severity(requirements),
-                links=[(one.id, f"{self._spec}#{one.id}") for one in requirements],
+                links=[(one.id, spec_link(one.id)) for one in requirements],
             )
 
     @pytest.hookimpl(wrapper=True)

@@ -35,12 +35,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--fota-exhaustive", action="store_true", help="interrupt updates at every record, not at a few")
     group.addoption("--fota-verbose", action="store_true", help="list every case, not only what did not pass")
-    group.addoption(
-        "--fota-spec",
-        default="spec.html",
-        metavar="URL",
-        help="where reports link requirements to (default: spec.html)",
-    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
