@@ -13,6 +13,8 @@
     * Nonconformance   the target did something else than a case demands
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fota_conformance.verdicts import Verdict
@@ -83,3 +85,17 @@ def verdict_of(error: BaseException) -> Verdict:
     if isinstance(error, Nonconformance):
         return Verdict.FAIL
     return Verdict.HARNESS_ERROR
+
+
+@contextmanager
+def in_situation(situation: str) -> Iterator[None]:
+    """What fails in the `with` block is put down to a situation."""
+    try:
+        yield
+    except Nonconformance as error:
+        raise put_down_to(situation, error) from error
+
+
+def put_down_to(situation: str, error: Nonconformance) -> Nonconformance:
+    """The same failure, put down to a situation."""
+    return Nonconformance(f"{situation}, {error.situation}", sent=error.sent, came=error.came, accepted=error.accepted)

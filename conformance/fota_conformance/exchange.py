@@ -15,7 +15,7 @@ from typing import Final, Self
 from fota_conformance.errors import Nonconformance
 from fota_conformance.hosts import Device
 from fota_conformance.images import is_valid
-from fota_conformance.pace import Pace
+from fota_conformance.pace import SETTLE_TIME, Pace
 from fota_conformance.peer import Peer
 from fota_conformance.reading import Firmware, memory_of
 from fota_conformance.reporting import step
@@ -35,9 +35,6 @@ from fota_conformance.wire import (
     show,
 )
 
-SETTLE_TIME: Final = 0.25
-"""Seconds (before `scale`) in which a target that must wait would show that it does not. Long enough for loopback and a
-LAN; a target that is slower to misbehave passes, never the other way round."""
 MCUID_DIGITS: Final = 25
 """Digits of an identification that name the device under revision A; the rest is model and versions."""
 ONE_FRAME: Final = "nothing: a record has no line ending, and the next frame waits for the ack"

@@ -1,4 +1,4 @@
-"""How fast a target is, so that waiting for what must not come is long enough to see it come.
+"""How long the kit waits, and how fast a target is, so that what must not come is waited for long enough to be seen.
 
 A target that answers at its own pace misbehaves at that pace, too. Answers are timed as they come; the median counts,
 since one of them may have met a busy machine.
@@ -9,6 +9,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
+SETTLE_TIME: Final = 0.25
+"""Seconds (before `scale`) in which a target that must wait would show that it does not. Long enough for loopback and a
+LAN; a target that is slower to misbehave passes, never the other way round."""
+REFUSAL_TIME: Final = 1.0
+"""Seconds (before `scale`) in which a device that takes what it must not take would have acked it; a good one ends this
+wait by its close."""
+SLACK: Final = 2.5
+"""Seconds (before `scale`) that a promised deadline may be overrun: what a sweep and a busy machine take."""
+EARLY: Final = 0.9
+"""The part of a promised deadline before which nobody may give up: clocks start at slightly different moments."""
 KEPT: Final = 51
 """Answers that are remembered."""
 FACTOR: Final = 4.0

@@ -19,14 +19,15 @@ from typing import Any, Final, TypeAlias
 
 import pytest
 
-from fota_conformance.bench import DeviceBench, ServerBench, Wear
 from fota_conformance.case import CASE, CASES_NAME, TARGET, VERDICT, Case, about
 from fota_conformance.catalogue import load
+from fota_conformance.device_bench import DeviceBench, Wear
 from fota_conformance.errors import ConformanceError, CouldNotTest, NotImplementedByTarget
 from fota_conformance.hosts import CommandServer, Device, KnownServer, Place, Surroundings, Wanted, make_mcuid
 from fota_conformance.images import fixture, image
 from fota_conformance.pace import Pace
 from fota_conformance.reading import Firmware, read_firmware
+from fota_conformance.server_bench import ServerBench
 from fota_conformance.target import (
     DEVICE_CAPABILITIES,
     SERVER_CAPABILITIES,

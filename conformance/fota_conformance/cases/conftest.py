@@ -14,10 +14,11 @@ from typing import Final
 import pytest
 
 from fota_conformance import reporting
-from fota_conformance.bench import DeviceBench, ServerBench
 from fota_conformance.case import STARTED, TARGET, Case, about
 from fota_conformance.catalogue import load
+from fota_conformance.device_bench import DeviceBench
 from fota_conformance.images import fixture
+from fota_conformance.server_bench import ServerBench
 from fota_conformance.staging import (
     SANITY,
     SCRATCH,

@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import DeviceBench
+from fota_conformance.device_bench import DeviceBench
 from fota_conformance.images import fixture
 from fota_conformance.reporting import step
 from fota_conformance.wire import DENIED, end, show

@@ -6,7 +6,8 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import DeviceBench, in_situation
+from fota_conformance.device_bench import DeviceBench
+from fota_conformance.errors import in_situation
 from fota_conformance.exchange import PlayedServer
 from fota_conformance.images import fixture
 from fota_conformance.reporting import step

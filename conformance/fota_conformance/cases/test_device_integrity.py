@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import DeviceBench
+from fota_conformance.device_bench import DeviceBench
 from fota_conformance.exchange import PlayedServer
 from fota_conformance.images import BASE, STACK_TOP, extended, firmware_of, fixture, noise, records_of, sealed
 from fota_conformance.reading import Firmware, Memory

@@ -9,9 +9,10 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import SLACK, DeviceBench
+from fota_conformance.device_bench import DeviceBench
 from fota_conformance.exchange import PlayedServer
 from fota_conformance.images import fixture
+from fota_conformance.pace import SLACK
 from fota_conformance.reporting import step
 from fota_conformance.wire import end, show
 

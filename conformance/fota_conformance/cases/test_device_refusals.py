@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from fota_conformance.bench import BLANK, DeviceBench, shown_differences
+from fota_conformance.device_bench import BLANK, DeviceBench, shown_differences
 from fota_conformance.errors import Nonconformance
 from fota_conformance.images import fixture, noise, record
 from fota_conformance.reporting import step

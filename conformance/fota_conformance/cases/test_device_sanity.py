@@ -2,7 +2,7 @@
 
 import pytest
 
-from fota_conformance.bench import DeviceBench
+from fota_conformance.device_bench import DeviceBench
 from fota_conformance.images import fixture
 
 

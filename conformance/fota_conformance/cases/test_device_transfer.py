@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 import pytest
 
-from fota_conformance.bench import BLANK, DeviceBench, shown_differences
+from fota_conformance.device_bench import BLANK, DeviceBench, shown_differences
 from fota_conformance.errors import Nonconformance
 from fota_conformance.images import extended, firmware_of, fixture, noise, record, records_of
 from fota_conformance.reading import Firmware, Memory

@@ -9,10 +9,11 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import EARLY, SLACK, ServerBench
 from fota_conformance.exchange import PlayedDevice
+from fota_conformance.pace import EARLY, SLACK
 from fota_conformance.peer import Peer
 from fota_conformance.reporting import step
+from fota_conformance.server_bench import ServerBench
 from fota_conformance.target import Handshake
 from fota_conformance.wire import ACK, identification, show
 

@@ -10,11 +10,12 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import ServerBench, in_situation
+from fota_conformance.errors import in_situation
 from fota_conformance.exchange import Refusal
 from fota_conformance.hosts import Place, Wanted
 from fota_conformance.images import made
 from fota_conformance.reporting import step
+from fota_conformance.server_bench import ServerBench
 
 CORRUPT: Final = (
     "bad_checksum.s19",

@@ -5,10 +5,10 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import ServerBench
 from fota_conformance.errors import CouldNotTest
 from fota_conformance.exchange import PlayedDevice
 from fota_conformance.reporting import step
+from fota_conformance.server_bench import ServerBench
 from fota_conformance.wire import ACK, ALLOWED, Frame, Kind, read_transfer, show
 
 SESSIONS: Final = 3

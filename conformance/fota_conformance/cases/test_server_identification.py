@@ -6,10 +6,11 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import EARLY, ServerBench
 from fota_conformance.exchange import MCUID_DIGITS, PlayedDevice
+from fota_conformance.pace import EARLY
 from fota_conformance.peer import SEGMENT_PAUSE
 from fota_conformance.reporting import step
+from fota_conformance.server_bench import ServerBench
 from fota_conformance.wire import (
     ACK,
     ALLOWED,

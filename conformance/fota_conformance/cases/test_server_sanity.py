@@ -2,7 +2,7 @@
 
 import pytest
 
-from fota_conformance.bench import ServerBench
+from fota_conformance.server_bench import ServerBench
 
 
 @pytest.mark.fota_requirement("FOTA-UPDATE-whole")

@@ -8,11 +8,12 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import SLACK, ServerBench, in_situation
-from fota_conformance.errors import Nonconformance
+from fota_conformance.errors import Nonconformance, in_situation
 from fota_conformance.exchange import PlayedDevice
 from fota_conformance.hosts import Device
+from fota_conformance.pace import SLACK
 from fota_conformance.reporting import step
+from fota_conformance.server_bench import ServerBench
 from fota_conformance.target import Handshake
 from fota_conformance.wire import ACK, identification, read_answer, read_transfer
 

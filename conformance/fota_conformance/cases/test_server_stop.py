@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from fota_conformance.bench import ServerBench
 from fota_conformance.errors import CouldNotTest, Nonconformance
 from fota_conformance.process import Child
 from fota_conformance.reporting import step
+from fota_conformance.server_bench import ServerBench
 from fota_conformance.wire import ACK, identification, show
 
 pytestmark = [pytest.mark.fota_fresh, pytest.mark.fota_devices("made-1", "made-2")]

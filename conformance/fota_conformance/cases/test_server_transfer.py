@@ -4,11 +4,11 @@ from typing import Final
 
 import pytest
 
-from fota_conformance.bench import ServerBench
 from fota_conformance.exchange import PlayedDevice
 from fota_conformance.hosts import Wanted
 from fota_conformance.images import MIXED
 from fota_conformance.reporting import step
+from fota_conformance.server_bench import ServerBench
 from fota_conformance.wire import ACK, DENIED, Frame, Kind, end, read_answer, read_transfer, show
 
 SMALL: Final = "made-1"
