@@ -7,7 +7,7 @@ from fota_protocol.errors import RemoteProtocolError, UnknownPartError
 from fota_protocol.identity import Identification, McuidFormat, parse_mcuid
 from fota_protocol.parts import DEFAULT_PART, PARTS, Part
 from fota_protocol.parts import part as find_part
-from fota_simulator.bootloader import BootPolicy
+from fota_simulator.boot import BootPolicy
 
 from .choices import one_of
 from .errors import UsageError
@@ -23,7 +23,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
         "--policy",
         type=one_of(BootPolicy),
         default=BootPolicy.SEALED,
-        metavar="sealed|vectors|none",
+        metavar="|".join(policy.value for policy in BootPolicy),
         help="what the bootloader demands of an image before it acks the end (default: sealed)",
     )
     add("--no-verdict-ack", action="store_true", help="do not ack @4#, as most devices of revision A")

@@ -81,6 +81,8 @@ class Rejection(enum.Enum):
     """No seal, or a seal whose CRC is not that of the flash."""
     VECTORS = "vectors"
     """An initial stack pointer or reset vector that cannot be right."""
+    SECURITY = "security"
+    """A flash configuration field that would lock every debugger out for ever."""
 
 
 class RecordRejected(FotaProtocolError):

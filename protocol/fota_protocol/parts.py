@@ -20,6 +20,8 @@ class Part:
     flash_module: str
     """FTFL programs longwords, FTFE phrases."""
     flash_size: int
+    block_size: int
+    """Bytes of one flash block: an array of its own, that cannot be read while it is programmed or erased."""
     sector_size: int
     program_unit: int
     """Bytes that one program command writes, and their alignment."""
@@ -31,8 +33,10 @@ class Part:
     ram_end: int
 
     def __post_init__(self) -> None:
-        if self.application_start % self.sector_size or self.flash_size % self.sector_size:
+        if self.application_start % self.sector_size or self.block_size % self.sector_size:
             raise ValueError(f"{self.name}: regions must be whole sectors")
+        if self.flash_size % self.block_size:
+            raise ValueError(f"{self.name}: the flash must be whole blocks")
 
     @property
     def flash_end(self) -> int:
@@ -51,6 +55,7 @@ PARTS: Final[Mapping[str, Part]] = {
             boards=("TWR-K60N512", "TWR-K60D100M"),
             flash_module="FTFL",
             flash_size=512 * 1024,
+            block_size=256 * 1024,
             sector_size=2048,
             program_unit=4,
             protection_region=16 * 1024,
@@ -63,6 +68,7 @@ PARTS: Final[Mapping[str, Part]] = {
             boards=("TWR-K60F120M",),
             flash_module="FTFE",
             flash_size=1024 * 1024,
+            block_size=256 * 1024,
             sector_size=4096,
             program_unit=8,
             protection_region=32 * 1024,

@@ -1,10 +1,13 @@
-"""The bootloader of a virtual MCU: which records it takes, how it programs them, and what it starts.
+"""The bootloader of a virtual MCU: which records it takes, how it programs them, and how it judges the whole.
+
+What it starts after a reset is `boot`'s to say.
 
 Rules (protocol description, "Programming"). Records need not align with program units, ascend, or stay in one sector.
-The bootloader's own flash is never touched. Each sector is erased once a session, when its first byte comes. A program
-unit of which only some bytes are known waits for the others; at the end of the update, or when more units wait than a
-buffer of one sector holds, it is programmed with FF in their place. The application's first unit, the initial stack
-pointer, waits for the end in any case and is programmed last: an update that the power, the link or a bad record cuts
+The bootloader's own flash is never touched, unless it is one that does not guard itself. Each sector is erased once a
+session, when its first byte comes. A program unit of which only some bytes are known waits for the others; at the end
+of the update, or when more units wait than a buffer of one sector holds, it is programmed with FF in their place. With
+the order `vectors-last`, the sector of the vectors is erased before anything else is, and the application's first unit,
+the initial stack pointer, is programmed after everything else: an update that the power, the link or a bad record cuts
 short leaves no vectors to start. Each unit is programmed exactly once a session. A byte that comes again is ignored
 where it is the same (files whose records overlap with equal bytes are served, with a warning) and rejected where it is
 not.
@@ -15,56 +18,57 @@ A record that goes on with the run is the common case and costs three comparison
 into the bitmap of its sector.
 """
 
-import enum
 import functools
 import zlib
 from collections.abc import Mapping
 from typing import Final
 
 from fota_protocol.errors import RecordRejected, Rejection
-from fota_protocol.integrity import Read, check_seal, check_vectors, image_crc32, read_seal
+from fota_protocol.integrity import Read, check_seal, check_vectors, image_crc32
 from fota_protocol.parts import Part
 from fota_protocol.srecord import SRecord
 
+from . import update_mark
+from .boot import BootPolicy, ProgrammingOrder, application_end
 from .errors import FlashError
 from .flash import FlashMemory
+from .flash.configuration import DEVELOPMENT_FIELD, FIELD_START, FSEC_ADDRESS, locks_for_ever
 
 _NOWHERE: Final = -1
 """`_next` when there is no run: the address of no record."""
 
 
-class BootPolicy(enum.Enum):
-    """What the bootloader asks of an image, before it acks the end frame and before it starts it."""
-
-    SEALED = "sealed"
-    """The seal is there and right, and the vectors are sane."""
-    VECTORS = "vectors"
-    """The vectors are sane."""
-    NONE = "none"
-    """Nothing: whatever is there is started (so does the AN2295 bootloader)."""
-
-
 @functools.cache
-def bootloader_sectors(part: Part) -> Mapping[int, bytes]:
-    """What stands in the bootloader's own flash, by sector index: nothing that runs, but nothing else looks like it."""
+def bootloader_sectors(part: Part, field: bytes = DEVELOPMENT_FIELD) -> Mapping[int, bytes]:
+    """What stands in the bootloader's own flash, by sector index: nothing that runs, but nothing else looks like it.
+
+    `field` is the flash configuration field, which is a part of it.
+    """
     size = part.sector_size
-    return {
-        index: b"".join(
-            zlib.crc32(b"%d" % word).to_bytes(4, "little") for word in range(index * size, (index + 1) * size, 4)
-        )
-        for index in range(part.application_start // size)
-    }
+    content = bytearray(
+        b"".join(zlib.crc32(b"%d" % word).to_bytes(4, "little") for word in range(0, part.application_start, 4))
+    )
+    content[FIELD_START : FIELD_START + len(field)] = field
+    return {index: bytes(content[index * size : (index + 1) * size]) for index in range(len(content) // size)}
 
 
 class Bootloader:
-    """The `Target` of one update: writes records to `flash` and checks the image. A new update needs a new one."""
+    """The `Target` of one update: writes records to `flash` and checks the image. A new update needs a new one.
+
+    One that does not guard itself takes records for its own flash too, as the AN2295 bootloader does; a flash
+    configuration field that would lock the part for ever among them only if it `allows_lock`.
+    """
 
     __slots__ = (
+        "_allows_lock",
+        "_application_end",
+        "_application_start",
         "_end",
         "_first",
         "_flash",
         "_limit",
         "_next",
+        "_order",
         "_pending",
         "_pending_limit",
         "_policy",
@@ -77,15 +81,27 @@ class Bootloader:
         "_vectors",
     )
 
-    def __init__(self, flash: FlashMemory, policy: BootPolicy) -> None:
+    def __init__(
+        self,
+        flash: FlashMemory,
+        policy: BootPolicy,
+        *,
+        order: ProgrammingOrder = ProgrammingOrder.VECTORS_LAST,
+        guards_itself: bool = True,
+        allows_lock: bool = False,
+    ) -> None:
         part = flash.part
         self._flash = flash
         self._policy = policy
+        self._order = order
+        self._allows_lock = allows_lock
+        self._application_start = part.application_start if guards_itself else 0
+        self._application_end = application_end(part, policy)
         self._program = flash.program
         self._sector_size = part.sector_size
         self._unit = part.program_unit
         self._unit_rest = part.program_unit - 1
-        self._vectors = part.application_start
+        self._vectors = part.application_start if order is ProgrammingOrder.VECTORS_LAST else _NOWHERE
         """The unit that is programmed last."""
         self._programmed: dict[int, int] = {}
         """By index of each sector erased in this session: its programmed units, one bit each."""
@@ -125,13 +141,33 @@ class Bootloader:
         # flash, as it will be judged at a reset.
         for read in (self._read_written, self._flash.read):
             self._check(read)
+        if self._policy is BootPolicy.MARK:
+            try:
+                update_mark.end(self._flash)
+            except FlashError as error:
+                raise RecordRejected(str(error), reason=Rejection.FLASH, address=error.address) from error
+
+    def state(self) -> tuple[object, ...]:
+        """All that it knows of this session, to be compared: equal states go on equally over equal flash."""
+        return (
+            self._programmed,
+            self._pending,
+            self._run_start,
+            self._next,
+            self._limit,
+            self._first,
+            self._end,
+        )
 
     def _check(self, read: Read) -> None:
         """Judge memory by the policy; raises `RecordRejected`."""
         part = self._flash.part
         if self._policy is BootPolicy.SEALED and (wrong := check_seal(read, part)) is not None:
             raise RecordRejected(wrong, reason=Rejection.SEAL)
-        if self._policy is not BootPolicy.NONE and (wrong := check_vectors(read, part, self._end)) is not None:
+        if (
+            self._policy in (BootPolicy.SEALED, BootPolicy.VECTORS)
+            and (wrong := check_vectors(read, part, self._end)) is not None
+        ):
             raise RecordRejected(wrong, reason=Rejection.VECTORS)
 
     def image_crc(self) -> int | None:
@@ -160,14 +196,28 @@ class Bootloader:
         if not data:
             return
         self._check_range(start, end)
+        if start <= FSEC_ADDRESS < end:
+            self._check_lock(data[FSEC_ADDRESS - start])
+        if not self._programmed:
+            self._prepare()
         self._first, self._end = min(self._first, start), max(self._end, end)
         size = self._sector_size
         for index in range(start // size, -(-end // size)):
             if index not in self._programmed:
-                self._flash.erase_sector(index * size)
-                self._programmed[index] = 0
+                self._erase(index)
             low, high = max(start, index * size), min(end, (index + 1) * size)
             self._take_in_sector(low, data[low - start : high - start])
+
+    def _prepare(self) -> None:
+        """What comes before the first byte of an update."""
+        if self._policy is BootPolicy.MARK:
+            update_mark.begin(self._flash)
+        if self._order is ProgrammingOrder.VECTORS_LAST:
+            self._erase(self._vectors // self._sector_size)
+
+    def _erase(self, index: int) -> None:
+        self._flash.erase_sector(index * self._sector_size)
+        self._programmed[index] = 0
 
     def _take_in_sector(self, start: int, data: bytes) -> None:
         """Program the whole units that are free; the rest goes byte by byte."""
@@ -181,6 +231,8 @@ class Bootloader:
                 self._program(position, data[position - start : free_until - start])
                 self._run_start, self._next = position, free_until
                 self._limit = self._free_until(free_until, within=position)
+                if position <= FSEC_ADDRESS:  # a record that went on with this run would not be looked at
+                    self._end_run()
                 position = free_until
             else:
                 part_end = min(end, unit + self._unit)
@@ -240,19 +292,27 @@ class Bootloader:
         return min((unit for unit in self._pending if position <= unit < limit), default=limit)
 
     def _check_range(self, start: int, end: int) -> None:
-        part = self._flash.part
-        if start < part.application_start:
+        if start < self._application_start:
             raise RecordRejected(
-                f"bytes at {start:#010x}, inside the bootloader's [0, {part.application_start:#010x})",
+                f"bytes at {start:#010x}, inside the bootloader's [0, {self._application_start:#010x})",
                 reason=Rejection.BOOTLOADER,
                 address=start,
             )
-        if end > part.flash_end:
+        if end > self._application_end:
             raise RecordRejected(
                 f"bytes up to {end:#010x}, expected application flash, "
-                f"[{part.application_start:#010x}, {part.flash_end:#010x})",
+                f"[{self._application_start:#010x}, {self._application_end:#010x})",
                 reason=Rejection.OUT_OF_RANGE,
                 address=start,
+            )
+
+    def _check_lock(self, fsec: int) -> None:
+        if not self._allows_lock and locks_for_ever(fsec):
+            raise RecordRejected(
+                f"FSEC {fsec:#04x} at {FSEC_ADDRESS:#010x} secures the part and disables mass erase: "
+                "no debugger would ever get in again",
+                reason=Rejection.SECURITY,
+                address=FSEC_ADDRESS,
             )
 
     def _rewritten(self, address: int, data: bytes, found: bytes) -> RecordRejected:
@@ -261,19 +321,3 @@ class Bootloader:
             reason=Rejection.REWRITTEN,
             address=address,
         )
-
-
-def would_start(flash: FlashMemory, policy: BootPolicy) -> bool:
-    """Whether a device with this flash and policy runs its application after a reset; only the flash decides.
-
-    Without any policy the bootloader jumps wherever the vectors say. Where these cannot be right the core faults, locks
-    up and resets, for ever: that is no application either.
-    """
-    part = flash.part
-    end = part.flash_end
-    if policy is BootPolicy.SEALED:
-        seal = read_seal(flash.read, part.application_start)
-        if seal is None or check_seal(flash.read, part) is not None:
-            return False
-        end = seal.end
-    return check_vectors(flash.read, part, end) is None

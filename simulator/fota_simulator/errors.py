@@ -1,8 +1,12 @@
 """Every exception of this package.
 
 * SimulatorError
-    * FlashError        a command that the flash controller refuses
-    * FlashFileError    a file that cannot be the flash of a part
+    * FlashError            a command that the flash controller refuses, or that failed
+        * Overprogrammed    strict mode: a unit was programmed that had not been erased
+    * FlashFileError        a file that cannot be the flash of a part
+    * DeviceFileError       a file that does not hold a device
+    * DebugRefused          a debugger that security, or protection, keeps out
+    * PowerLost             the supply failed; nothing in a device catches it
 """
 
 from pathlib import Path
@@ -13,11 +17,15 @@ class SimulatorError(Exception):
 
 
 class FlashError(SimulatorError):
-    """A flash command was refused (the controller's ACCERR); `address` is the one it was given."""
+    """A flash command was refused or failed; `address` is the one it was given."""
 
     def __init__(self, message: str, *, address: int) -> None:
         super().__init__(message)
         self.address = address
+
+
+class Overprogrammed(FlashError):
+    """In strict mode, a unit was programmed that was not blank: the manual forbids it, the cells suffer."""
 
 
 class FlashFileError(SimulatorError):
@@ -27,3 +35,24 @@ class FlashFileError(SimulatorError):
         super().__init__(f"{path}: {found}, expected a file of {expected_size} bytes, or a place to make it")
         self.path = path
         self.expected_size = expected_size
+
+
+class DeviceFileError(SimulatorError):
+    """The file `path` does not hold a device that can be read, or cannot be written; `reason` says why."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class DebugRefused(SimulatorError):
+    """A debugger asked for what the part does not let it do."""
+
+
+class PowerLost(SimulatorError):
+    """The supply failed. `sent` are the bytes of the device's last write that still left it."""
+
+    def __init__(self, message: str, *, sent: bytes = b"") -> None:
+        super().__init__(message)
+        self.sent = sent

@@ -7,7 +7,8 @@ from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
 
-from .bootloader import Bootloader, BootPolicy, bootloader_sectors, would_start
+from .boot import BootPolicy, would_start
+from .bootloader import Bootloader, bootloader_sectors
 from .flash import Flash, SectorPool
 from .report import McuReport
 from .verify import first_difference

@@ -20,7 +20,7 @@ from fota_protocol.parts import Part
 from fota_transport.face import SessionProtocol
 from fota_transport.sweeper import Sweeper
 
-from .bootloader import BootPolicy
+from .boot import BootPolicy
 from .flash import Flash
 from .mcu import McuShare, VirtualMcu
 from .report import NOT_CONNECTED, McuReport, Sample, SwarmReport

@@ -24,7 +24,7 @@ from fota_server.errors import UnservableError
 from fota_server.firmware import FirmwareStore
 from fota_server.journal import Journal, JournalRow, read_journal
 from fota_server.registry import RegistryEntry, SqliteRegistry, TextRegistry
-from fota_simulator.bootloader import BootPolicy
+from fota_simulator.boot import BootPolicy
 from fota_simulator.report import McuReport, SwarmReport
 
 ROOT: Final = Path(__file__).parents[2]

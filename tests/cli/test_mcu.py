@@ -120,7 +120,7 @@ def test_trace_has_the_whole_conversation(server: str, tmp_path: Path) -> None:
     assert [entry.data for entry in entries[-2:]] == [b"@1A##", b"@"]
 
 
-@pytest.mark.parametrize("arguments", [[], ["--no-verdict-ack", "--part", "TWR-K60D100M", "--policy", "none"]])
+@pytest.mark.parametrize("arguments", [[], ["--no-verdict-ack", "--part", "TWR-K60D100M", "--policy", "an2295"]])
 def test_unknown_device_is_refused(server: str, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     """Exit code 1, and nothing in flash."""
     code = main(["mcu", "--server", server, "--mcuid", UNKNOWN_MCUID, "--json", "-", *arguments])
@@ -130,7 +130,7 @@ def test_unknown_device_is_refused(server: str, capsys: pytest.CaptureFixture[st
     assert (outcome["outcome"], outcome["reason"], outcome["image_crc"]) == ("refused", None, None)
 
 
-@pytest.mark.parametrize(("policy", "code"), [("sealed", 1), ("vectors", 0), ("none", 0)])
+@pytest.mark.parametrize(("policy", "code"), [("sealed", 1), ("vectors", 0), ("an2295", 0)])
 def test_policy_decides_about_an_image_without_seal(server: str, policy: str, code: int) -> None:
     """A device that asks for a seal does not ack the end."""
     assert main(["mcu", "--server", server, "--mcuid", UNSEALED_MCUID, "--policy", policy]) == code

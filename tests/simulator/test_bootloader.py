@@ -14,7 +14,8 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.integrity import image_crc32
 from fota_protocol.parts import PARTS, Part
 from fota_protocol.srecord import SRecord
-from fota_simulator.bootloader import Bootloader, BootPolicy, bootloader_sectors, would_start
+from fota_simulator.boot import BootPolicy, would_start
+from fota_simulator.bootloader import Bootloader, bootloader_sectors
 from fota_simulator.errors import FlashError
 from fota_simulator.flash import Flash, SectorPool
 from fota_simulator.verify import first_difference
@@ -37,9 +38,9 @@ class CountingFlash(Flash):
         super().erase_sector(address)
 
     def program(self, address: int, data: bytes) -> None:
-        """Program, each unit once and in an erased sector."""
+        """Program, each unit once and where it is erased."""
         assert address >= self.part.application_start
-        assert address // self.part.sector_size in self.erase_counts
+        assert self.is_erased(address, address + len(data))
         units = set(range(address, address + len(data), self.part.program_unit))
         assert not units & self.programmed
         self.programmed |= units
@@ -81,7 +82,7 @@ class BrokenFlash(Flash):
         raise FlashError("MGSTAT0", address=address)
 
 
-def update(flash: Flash, records: Iterable[SRecord], policy: BootPolicy = BootPolicy.NONE) -> Bootloader:
+def update(flash: Flash, records: Iterable[SRecord], policy: BootPolicy = BootPolicy.AN2295) -> Bootloader:
     """Run one whole update; returns the bootloader that did it."""
     bootloader = Bootloader(flash, policy)
     for record in records:
@@ -153,7 +154,7 @@ def test_other_bytes_for_what_was_written_are_rejected(a: int, size_a: int, b: i
     """Whatever came in between, and whether the unit is programmed or waits: the update ends there."""
     first, second = s3(START + a, b"\x0f" * size_a), s3(START + b, b"\xf0" * size_b)
     overlap = first.address < second.end and second.address < first.end
-    bootloader = Bootloader(CountingFlash(PART), BootPolicy.NONE)
+    bootloader = Bootloader(CountingFlash(PART), BootPolicy.AN2295)
     bootloader.write(first)
     bootloader.write(s3(START + 512 + between, b"\x33" * 16))
 
@@ -169,7 +170,7 @@ def test_other_bytes_for_what_was_written_are_rejected(a: int, size_a: int, b: i
 
 def test_a_run_does_not_go_on_over_what_is_programmed() -> None:
     """A record that ends where an earlier one starts is no licence to program the earlier one again."""
-    bootloader = Bootloader(CountingFlash(PART), BootPolicy.NONE)
+    bootloader = Bootloader(CountingFlash(PART), BootPolicy.AN2295)
     bootloader.write(s3(START + 16, b"\x0f" * 16))
     bootloader.write(s3(START, b"\x01" * 16))
 
@@ -181,7 +182,7 @@ def test_a_run_does_not_go_on_over_what_is_programmed() -> None:
 
 def test_a_run_does_not_go_on_over_a_unit_that_waits() -> None:
     """Bytes that wait behind a run are compared with those that come for their unit."""
-    bootloader = Bootloader(CountingFlash(PART), BootPolicy.NONE)
+    bootloader = Bootloader(CountingFlash(PART), BootPolicy.AN2295)
     bootloader.write(s3(START, b"\x0f" * 10))
 
     with pytest.raises(RecordRejected) as caught:
@@ -193,7 +194,7 @@ def test_a_run_does_not_go_on_over_a_unit_that_waits() -> None:
 def test_more_waiting_units_than_a_sector_holds_are_programmed_early() -> None:
     """Acknowledged bytes fit into a buffer of one sector; what comes too late for its unit is rejected."""
     flash = CountingFlash(PART)
-    bootloader = Bootloader(flash, BootPolicy.NONE)
+    bootloader = Bootloader(flash, BootPolicy.AN2295)
     for i in range(SECTOR // PART.program_unit + 1):
         bootloader.write(s3(START + i * PART.program_unit, b"\x11"))
 
@@ -221,7 +222,7 @@ def test_bytes_outside_the_application_flash_are_rejected_and_change_nothing(
 ) -> None:
     """Not one byte of such a record is written, wherever the records before it were."""
     flash = CountingFlash(PART)
-    bootloader = Bootloader(flash, BootPolicy.NONE)
+    bootloader = Bootloader(flash, BootPolicy.AN2295)
     for start, length in before:
         bootloader.write(s3(start, bytes(length)))
     content = flash.read(0, PART.flash_end)
@@ -244,7 +245,7 @@ def test_a_record_without_data_does_nothing_anywhere() -> None:
 
 def test_an_error_of_the_flash_controller_rejects_the_record() -> None:
     """The device does not ack what it could not program."""
-    bootloader = Bootloader(BrokenFlash(PART, SectorPool()), BootPolicy.NONE)
+    bootloader = Bootloader(BrokenFlash(PART, SectorPool()), BootPolicy.AN2295)
 
     with pytest.raises(RecordRejected) as caught:
         bootloader.write(s3(START + 16, bytes(16)))
@@ -254,7 +255,7 @@ def test_an_error_of_the_flash_controller_rejects_the_record() -> None:
 
 def test_an_error_of_the_flash_controller_at_the_end_rejects_the_image() -> None:
     """What waited until the end is no less part of the image."""
-    bootloader = Bootloader(BrokenFlash(PART, SectorPool()), BootPolicy.NONE)
+    bootloader = Bootloader(BrokenFlash(PART, SectorPool()), BootPolicy.AN2295)
     bootloader.write(s3(START, bytes(3)))
 
     with pytest.raises(RecordRejected) as caught:
@@ -285,7 +286,7 @@ def test_sealed_images_are_taken_and_started(name: str) -> None:
         ("bad_vectors_reset.s19", BootPolicy.VECTORS, Rejection.VECTORS),
         ("bad_seal.s19", BootPolicy.VECTORS, None),
         ("blink_1_unsealed.s19", BootPolicy.VECTORS, None),
-        ("bad_vectors_reset.s19", BootPolicy.NONE, None),
+        ("bad_vectors_reset.s19", BootPolicy.AN2295, None),
     ],
 )
 def test_policy_decides_what_is_taken(name: str, policy: BootPolicy, reason: Rejection | None) -> None:
@@ -367,7 +368,7 @@ def test_a_record_without_data_changes_nothing() -> None:
     """Files may hold empty records, also where programming would go on."""
     part = PARTS["MK60DN512"]
     flash = Flash(part, SectorPool())
-    bootloader = Bootloader(flash, BootPolicy.NONE)
+    bootloader = Bootloader(flash, BootPolicy.AN2295)
     bootloader.write(SRecord(3, 0x4100, b"\x01" * 16))
     bootloader.write(SRecord(3, 0x4020, b"\x02" * 16))
 

@@ -19,7 +19,7 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import PARTS
 from fota_protocol.server import Handshake, Identified, ServerSession
 from fota_protocol.status import Status
-from fota_simulator.bootloader import BootPolicy
+from fota_simulator.boot import BootPolicy
 from fota_simulator.flash import Flash
 from fota_simulator.report import McuReport, Sample, SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
@@ -304,7 +304,7 @@ def test_timeline_of_a_long_run_is_bounded() -> None:
 
 def test_policy_none_takes_what_sealed_refuses(loop: Loop) -> None:
     """The policy reaches every device."""
-    report, _ = update(loop, [plan(0, UNSEALED)], lambda _: Served(UNSEALED.frames), policy=BootPolicy.NONE)
+    report, _ = update(loop, [plan(0, UNSEALED)], lambda _: Served(UNSEALED.frames), policy=BootPolicy.AN2295)
 
     assert report.ok
 

@@ -22,7 +22,7 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
 from fota_simulator.bootloader import bootloader_sectors
 from fota_simulator.errors import FlashFileError
-from fota_simulator.file_flash import FileFlash
+from fota_simulator.flash.file_flash import FileFlash
 from fota_simulator.mcu import McuShare, VirtualMcu
 from fota_simulator.report import NOT_CONNECTED
 from fota_transport.clock import SystemClock

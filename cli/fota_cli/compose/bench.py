@@ -16,7 +16,7 @@ from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import DEFAULT_PART
 from fota_protocol.parts import part as find_part
-from fota_simulator.bootloader import BootPolicy
+from fota_simulator.boot import BootPolicy
 from fota_simulator.flash import Flash
 from fota_simulator.mcu import McuShare, VirtualMcu
 from fota_simulator.report import NOT_CONNECTED, McuReport, SwarmReport

@@ -14,8 +14,8 @@ from typing import Self
 
 from fota_protocol.parts import Part
 
-from .errors import FlashError, FlashFileError
-from .flash import ERASED, Flash, SectorPool
+from ..errors import FlashError, FlashFileError
+from .array import ERASED, Flash, SectorPool
 
 
 class FileFlash(Flash):
@@ -54,6 +54,11 @@ class FileFlash(Flash):
     def close(self) -> None:
         """Close the file; what the flash reads stays."""
         self._file.close()
+
+    def replace_sector(self, index: int, content: bytes) -> None:
+        """Let a sector hold `content`, here and in the file; raises `FlashError`."""
+        super().replace_sector(index, content)
+        self._store(index * self.part.sector_size, content)
 
     def erase_sector(self, address: int) -> None:
         """Erase the sector that holds `address`, here and in the file; raises `FlashError`."""

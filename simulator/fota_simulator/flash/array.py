@@ -1,9 +1,9 @@
 """Program flash: an array of sectors that erasing sets to FF and programming can only clear bits of.
 
 Two operations change it, `erase_sector` and `program`, as on the part; everything that is to be known of a flash
-controller (commands, registers, times, faults) goes behind them. The array is sparse: a blank sector costs nothing, and
-sectors with equal content are one object for all flashes of a `SectorPool`, so a thousand devices with the same image
-hold it once. Only the sector that is being programmed is a buffer of its own.
+controller (commands, status, times, faults) is in `controller`, over such an array. The array is sparse: a blank sector
+costs nothing, and sectors with equal content are one object for all flashes of a `SectorPool`, so a thousand devices
+with the same image hold it once. Only the sector that is being programmed is a buffer of its own.
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from fota_protocol.parts import Part
 
-from .errors import FlashError
+from ..errors import FlashError
 
 ERASED: Final = b"\xff"
 """What an erased byte reads as."""
@@ -24,7 +24,7 @@ _NO_SECTOR: Final = -1
 
 
 class FlashMemory(Protocol):
-    """What a bootloader knows of flash: the seam for models of the whole controller. All three raise `FlashError`."""
+    """What a bootloader knows of flash. All three raise `FlashError`."""
 
     @property
     def part(self) -> Part:
@@ -76,9 +76,15 @@ class Flash:
         "part",
     )
 
-    def __init__(self, part: Part, pool: SectorPool, contents: Mapping[int, bytes] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        part: Part,
+        pool: SectorPool,
+        contents: Mapping[int, bytes] = MappingProxyType({}),
+        erase_counts: Mapping[int, int] = MappingProxyType({}),
+    ) -> None:
         self.part = part
-        self.erase_counts: dict[int, int] = {}
+        self.erase_counts: dict[int, int] = dict(erase_counts)
         """How often each sector was erased, by its index: wear."""
         self._programmed_bytes = 0
         self._pool = pool
@@ -101,6 +107,20 @@ class Flash:
         """Indices of the sectors that are not blank, ascending."""
         self.settle()
         return tuple(sorted(self._sectors))
+
+    def contents(self) -> dict[int, bytes]:
+        """The sectors that are not blank, by their index: what a flash is made from."""
+        self.settle()
+        return dict(self._sectors)
+
+    def replace_sector(self, index: int, content: bytes) -> None:
+        """Let a sector hold `content`, however it came to: a command that was torn, cells that are stuck."""
+        if len(content) != self.part.sector_size:
+            raise ValueError(f"{len(content)} bytes, expected a sector of {self.part.sector_size}")
+        self.settle()
+        self._sectors.pop(index, None)
+        if content.strip(ERASED):
+            self._sectors[index] = self._pool.share(content)
 
     def erase_sector(self, address: int) -> None:
         """Erase the sector that holds `address`; raises `FlashError` outside the flash."""

@@ -11,10 +11,11 @@ import fota_fixtures
 from fota_protocol.errors import RecordRejected, Rejection
 from fota_protocol.formats import load
 from fota_protocol.parts import PARTS, Part
-from fota_simulator.bootloader import Bootloader, BootPolicy, bootloader_sectors, would_start
+from fota_simulator.boot import BootPolicy, would_start
+from fota_simulator.bootloader import Bootloader, bootloader_sectors
 from fota_simulator.errors import FlashError, FlashFileError
-from fota_simulator.file_flash import FileFlash
 from fota_simulator.flash import Flash, SectorPool
+from fota_simulator.flash.file_flash import FileFlash
 
 PART = PARTS["MK60DN512"]
 SECTOR = PART.sector_size
@@ -137,7 +138,7 @@ def test_file_that_takes_nothing_is_a_flash_error(tmp_path: Path) -> None:
     path = tmp_path / "flash.bin"
     opened(path).close()
     with path.open("rb", buffering=0) as file:
-        bootloader = Bootloader(FileFlash(PART, SectorPool(), file), BootPolicy.NONE)
+        bootloader = Bootloader(FileFlash(PART, SectorPool(), file), BootPolicy.AN2295)
 
         with pytest.raises(RecordRejected) as caught:
             bootloader.write(load(fota_fixtures.read("blink_1.s19")).records[0])
