@@ -1,6 +1,7 @@
 """Options that every command with virtual MCUs has, and what they mean."""
 
 import argparse
+from typing import Final
 
 from fota_protocol.device import DeviceTimings
 from fota_protocol.errors import RemoteProtocolError, UnknownPartError
@@ -12,13 +13,15 @@ from fota_simulator.boot import BootPolicy
 from .choices import one_of
 from .errors import UsageError
 
+PART_NAMES: Final = ", ".join((*PARTS, *(board for part in PARTS.values() for board in part.boards)))
+"""Parts and boards, for the help."""
+
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Add the options to `parser`."""
-    names = ", ".join((*PARTS, *(board for part in PARTS.values() for board in part.boards)))
     add = parser.add_argument
     add("--server", required=True, metavar="HOST:PORT", help="address of the server")
-    add("--part", default=DEFAULT_PART, metavar="NAME", help=f"part or board: {names} (default: {DEFAULT_PART})")
+    add("--part", default=DEFAULT_PART, metavar="NAME", help=f"part or board: {PART_NAMES} (default: {DEFAULT_PART})")
     add(
         "--policy",
         type=one_of(BootPolicy),

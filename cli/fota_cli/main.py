@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "serve": "serve firmware to devices",
     "mcu": "run one virtual K60 against a server",
     "swarm": "run thousands of virtual K60s against a server",
+    "powercut": "cut a virtual K60's power at every moment of an update",
     "conformance": "judge a server or a device",
 }
 """Every command and its summary, in the order of the help. The module of a command has its name."""

@@ -1,11 +1,13 @@
 """How a run of many devices shows itself while it goes on: a live view on a terminal, a line now and then elsewhere."""
 
 import sys
+import time
 from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -62,6 +64,43 @@ class FleetProgress:
         eta = f", {sample.time_s * (self._count - sample.done) / sample.done:.0f} s to go" if sample.done else ""
         figures = Text(f"{sample.time_s:7.1f} s  {sample.records:,} records, {rate:,.0f} records/s{eta}", "dim")
         return Group(states, ProgressBar(total=self._count, completed=sample.done), figures)
+
+
+class WorkProgress:
+    """Shows how much of some work is done: a bar on a terminal, elsewhere (or if `plain`) a line now and then."""
+
+    def __init__(self, what: str, plain: bool) -> None:
+        self._what = what
+        self._live = not plain and sys.stderr.isatty()
+        self._began = self._last = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("to go"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._bar.add_task(what, total=None, start=True)
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """So much of so much is done."""
+        if self._live:
+            self._bar.update(self._task, completed=done, total=total)
+        elif (now := time.monotonic()) - self._last >= PLAIN_INTERVAL:
+            self._last = now
+            print(f"{now - self._began:6.1f} s  {done:,} of {total:,} {self._what}", file=sys.stderr, flush=True)
 
 
 def summary(report: SwarmReport) -> str:

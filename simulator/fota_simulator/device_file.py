@@ -135,15 +135,16 @@ def load(path: Path) -> SavedDevice:
     return SavedDevice.decode(data, path)
 
 
-def save(path: Path, device: SavedDevice) -> None:
-    """Write `device` to `path`, in one step and down to the disk; raises `DeviceFileError`."""
+def save(path: Path, device: SavedDevice, *, durable: bool = True) -> None:
+    """Write `device` to `path` in one step; raises `DeviceFileError`. `durable` waits for the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
             with temporary.open("wb") as file:
                 file.write(device.encode())
-                file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             with contextlib.suppress(OSError):

@@ -6,6 +6,8 @@
     * FlashFileError        a file that cannot be the flash of a part
     * DeviceFileError       a file that does not hold a device
     * DebugRefused          a debugger that security, or protection, keeps out
+    * ScenarioError         an update that cannot be cut: it fails by itself, or has no such moment
+    * WorkerLost            a process of a run died
     * PowerLost             the supply failed; nothing in a device catches it
 """
 
@@ -48,6 +50,14 @@ class DeviceFileError(SimulatorError):
 
 class DebugRefused(SimulatorError):
     """A debugger asked for what the part does not let it do."""
+
+
+class ScenarioError(SimulatorError):
+    """An update that cannot be cut: its device does not take it, or has no such moment."""
+
+
+class WorkerLost(SimulatorError):
+    """A process that did a part of a run died, so the run says nothing."""
 
 
 class PowerLost(SimulatorError):

@@ -1,15 +1,17 @@
 """A virtual K60: an identity, a part with its flash, and a bootloader that can be updated over and over."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from fota_protocol.device import DeviceSession, DeviceTimings, Failure, Outcome, RecordCache, Result
 from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
 
-from .boot import BootPolicy, would_start
+from .boot import BootPolicy, ProgrammingOrder, would_start
 from .bootloader import Bootloader, bootloader_sectors
-from .flash import Flash, SectorPool
+from .device_file import SavedDevice
+from .flash import Flash, FlashMemory, SectorPool
 from .report import McuReport
 from .verify import first_difference
 
@@ -27,10 +29,40 @@ class McuShare:
         return cls(RecordCache(), SectorPool())
 
 
-class VirtualMcu:
-    """One device. Its flash survives from update to update: `flash`, or a blank one behind its bootloader."""
+@dataclass(frozen=True, slots=True)
+class BootloaderSettings:
+    """What kind of bootloader a device has."""
 
-    __slots__ = ("_acks_verdict", "_bootloader", "_share", "_timings", "flash", "identification", "part", "policy")
+    policy: BootPolicy = BootPolicy.SEALED
+    order: ProgrammingOrder = ProgrammingOrder.VECTORS_LAST
+    guards_itself: bool = True
+    """Whether it refuses records for its own flash."""
+    allows_lock: bool = False
+    """Whether it takes a flash configuration field that would lock the part for ever."""
+
+
+STANDARD_BOOTLOADER: Final = BootloaderSettings()
+"""That of a device of which nothing else is said."""
+
+
+class VirtualMcu:
+    """One device. Its flash survives from update to update: `flash`, or a blank one behind its bootloader.
+
+    The bootloader programs it through `memory`, a controller over the same flash, where there is one.
+    """
+
+    __slots__ = (
+        "_acks_verdict",
+        "_bootloader",
+        "_bootloader_sectors",
+        "_memory",
+        "_share",
+        "_timings",
+        "flash",
+        "identification",
+        "part",
+        "settings",
+    )
 
     def __init__(
         self,
@@ -39,22 +71,32 @@ class VirtualMcu:
         share: McuShare,
         *,
         flash: Flash | None = None,
-        policy: BootPolicy = BootPolicy.SEALED,
+        memory: FlashMemory | None = None,
+        settings: BootloaderSettings = STANDARD_BOOTLOADER,
         acks_verdict: bool = True,
         timings: DeviceTimings = DeviceTimings(),
     ) -> None:
         self.identification = identification
         self.part = part
-        self.policy = policy
+        self.settings = settings
         self._share = share
         self._acks_verdict = acks_verdict
         self._timings = timings
-        self.flash = Flash(part, share.pool, bootloader_sectors(part)) if flash is None else flash
-        self._bootloader = Bootloader(self.flash, policy)
+        if flash is None:
+            self._bootloader_sectors = bootloader_sectors(part)
+            flash = Flash(part, share.pool, self._bootloader_sectors)
+        else:
+            own = range(part.application_start // part.sector_size)
+            self._bootloader_sectors = {
+                index: flash.read(index * part.sector_size, (index + 1) * part.sector_size) for index in own
+            }
+        self.flash = flash
+        self._memory: FlashMemory = flash if memory is None else memory
+        self._bootloader = self._new_bootloader()
 
     def session(self) -> DeviceSession:
         """A session for one more update."""
-        self._bootloader = Bootloader(self.flash, self.policy)
+        self._bootloader = self._new_bootloader()
         return DeviceSession(
             self.identification,
             self._bootloader,
@@ -63,10 +105,37 @@ class VirtualMcu:
             timings=self._timings,
         )
 
+    def _new_bootloader(self) -> Bootloader:
+        settings = self.settings
+        return Bootloader(
+            self._memory,
+            settings.policy,
+            order=settings.order,
+            guards_itself=settings.guards_itself,
+            allows_lock=settings.allows_lock,
+        )
+
+    def saved(self) -> SavedDevice:
+        """What of it outlives its power."""
+        return SavedDevice(
+            identification=self.identification,
+            part=self.part,
+            policy=self.settings.policy,
+            order=self.settings.order,
+            guards_itself=self.settings.guards_itself,
+            sectors=self.flash.contents(),
+            wear=dict(self.flash.erase_counts),
+        )
+
     @property
     def boots(self) -> bool:
         """Whether the bootloader would start what is in flash, by its policy."""
-        return would_start(self.flash, self.policy)
+        return would_start(self.flash, self.settings.policy)
+
+    @property
+    def bootloader_state(self) -> tuple[object, ...]:
+        """All that its bootloader knows of the update under way."""
+        return self._bootloader.state()
 
     @property
     def image_crc(self) -> str | None:
@@ -76,7 +145,7 @@ class VirtualMcu:
 
     def difference(self, image: FirmwareImage) -> str | None:
         """What keeps the last update from being verified against `image`; None when nothing does."""
-        return first_difference(self.flash, image, self._bootloader.touched)
+        return first_difference(self.flash, image, self._bootloader.touched, self._bootloader_sectors)
 
     def report(
         self, session: DeviceSession, image: FirmwareImage | None, *, started_s: float, duration_s: float

@@ -16,6 +16,12 @@ from fota_protocol.device import Result
 NOT_CONNECTED: Final = "connection"
 """The reason of a device that never reached its server; a connection that broke later is `connection lost`."""
 
+POWER_LOST: Final = "power lost"
+"""Reason of a device whose supply failed."""
+
+NOT_SAVED: Final = "not saved"
+"""Reason of a device whose file could not be written."""
+
 NOT_VERIFIED: Final = "not verified"
 """What an updated device whose flash is not its image counts as among the failures."""
 

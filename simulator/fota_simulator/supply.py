@@ -60,9 +60,9 @@ class Supply:
 
     __slots__ = ("_command", "_mode", "_wire_byte", "commands", "seed", "wire_bytes")
 
-    def __init__(self, cut: Cut | None = None, *, seed: int = 0) -> None:
+    def __init__(self, cut: Cut | None = None, *, seed: int = 0, commands: int = 0) -> None:
         self.seed = seed
-        self.commands = 0
+        self.commands = commands
         """Flash commands that began, or would have."""
         self.wire_bytes = 0
         """Bytes that passed."""

@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from fota_protocol.device import DeviceSession, DeviceTimings, Finished, Result
@@ -20,10 +21,11 @@ from fota_protocol.parts import Part
 from fota_transport.face import SessionProtocol
 from fota_transport.sweeper import Sweeper
 
-from .boot import BootPolicy
+from .device_file import SUFFIX, SavedDevice, save
+from .errors import DeviceFileError
 from .flash import Flash
-from .mcu import McuShare, VirtualMcu
-from .report import NOT_CONNECTED, McuReport, Sample, SwarmReport
+from .mcu import STANDARD_BOOTLOADER, BootloaderSettings, McuShare, VirtualMcu
+from .report import NOT_CONNECTED, NOT_SAVED, McuReport, Sample, SwarmReport
 
 CONNECTS_AT_ONCE: Final = 100
 """Connections that are being made at the same time: fewer than the shortest listen backlog in use (128)."""
@@ -50,6 +52,8 @@ class DevicePlan:
     part: Part
     suffix: str = ""
     acks_verdict: bool = True
+    saved: SavedDevice | None = None
+    """What its flash is, where it is not a new device."""
 
 
 async def run_swarm(
@@ -60,17 +64,19 @@ async def run_swarm(
     *,
     timings: DeviceTimings = DeviceTimings(),
     connect_rate_per_s: float | None = None,
-    policy: BootPolicy = BootPolicy.SEALED,
+    settings: BootloaderSettings = STANDARD_BOOTLOADER,
+    devices: Path | None = None,
     on_progress: Callable[[Sample], None] | None = None,
     keep_flash_of: Collection[str] = (),
     stop: asyncio.Event | None = None,
 ) -> tuple[SwarmReport, dict[str, Flash]]:
     """Update all of `plans` against a server; returns the report, and the flashes of `keep_flash_of` by MCUID.
 
-    `connect_rate_per_s` spreads the beginnings; None begins as fast as connections can be made. Setting
-    `stop` ends the run early: the report has only the devices that had ended. Cancelling it closes every connection.
+    `connect_rate_per_s` spreads the beginnings; None begins as fast as connections can be made. Every device leaves its
+    file in the folder `devices`, where there is one. Setting `stop` ends the run early: the report has only the devices
+    that had ended. Cancelling it closes every connection.
     """
-    swarm = _Swarm(loop, plans, timings=timings, policy=policy, keep=frozenset(keep_flash_of))
+    swarm = _Swarm(loop, plans, timings=timings, settings=settings, devices=devices, keep=frozenset(keep_flash_of))
     run = loop.create_task(swarm.run(host, port, connect_rate_per_s))
     observer = loop.create_task(swarm.observe(on_progress))
     stopped = loop.create_task((stop or asyncio.Event()).wait())
@@ -97,7 +103,8 @@ class _Swarm:
         plans: Sequence[DevicePlan],
         *,
         timings: DeviceTimings,
-        policy: BootPolicy,
+        settings: BootloaderSettings,
+        devices: Path | None,
         keep: frozenset[str],
     ) -> None:
         self.loop = loop
@@ -107,7 +114,8 @@ class _Swarm:
         self.began = loop.time()
         self._plans = plans
         self._timings = timings
-        self._policy = policy
+        self._settings = settings
+        self._devices = devices
         self._keep = keep
         self._share = McuShare.new()
         self._sweeper = Sweeper(loop, SWEEP_INTERVAL)
@@ -145,7 +153,8 @@ class _Swarm:
             Identification(plan.mcuid, plan.suffix),
             plan.part,
             self._share,
-            policy=self._policy,
+            flash=None if plan.saved is None else plan.saved.flash(self._share.pool),
+            settings=self._settings,
             acks_verdict=plan.acks_verdict,
             timings=self._timings,
         )
@@ -174,6 +183,11 @@ class _Swarm:
         )
         if trouble is not None:
             report = dataclasses.replace(report, reason=NOT_CONNECTED, detail=trouble)
+        if self._devices is not None:
+            try:
+                save(self._devices / f"{plan.mcuid}{SUFFIX}", mcu.saved(), durable=False)
+            except DeviceFileError as error:
+                report = dataclasses.replace(report, result=Result.FAILED.value, reason=NOT_SAVED, detail=str(error))
         self._reports[device.number] = report
         self._results[report.result] += 1
         self._records += session.records

@@ -3,7 +3,7 @@
 The image's bytes are equal in flash, the rest of every touched sector is FF, and the bootloader's region is unchanged.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from fota_protocol.image import FirmwareImage
 
@@ -11,10 +11,13 @@ from .bootloader import bootloader_sectors
 from .flash import Flash
 
 
-def first_difference(flash: Flash, image: FirmwareImage, touched: Collection[int]) -> str | None:
+def first_difference(
+    flash: Flash, image: FirmwareImage, touched: Collection[int], bootloader: Mapping[int, bytes] | None = None
+) -> str | None:
     """The first place where `flash` is not as it must be, in words; None when it is verified.
 
-    `touched` are the indices of the sectors that the update erased.
+    `touched` are the indices of the sectors that the update erased, `bootloader` what its own sectors held before, by
+    index (those of a new device where None).
     """
     part = flash.part
     size = part.sector_size
@@ -30,7 +33,7 @@ def first_difference(flash: Flash, image: FirmwareImage, touched: Collection[int
         if found != expected:
             offset = next(i for i in range(size) if found[i] != expected[i])
             return f"{start + offset:#010x} holds {found[offset]:#04x}, expected {expected[offset]:#04x}"
-    for index, expected in bootloader_sectors(part).items():
+    for index, expected in (bootloader_sectors(part) if bootloader is None else bootloader).items():
         if flash.read(index * size, (index + 1) * size) != expected:
             return f"the bootloader's sector at {index * size:#010x} has changed"
     return None

@@ -23,7 +23,7 @@ from fota_protocol.srecord import SRecord
 from fota_simulator.boot import BootPolicy
 from fota_simulator.bootloader import bootloader_sectors
 from fota_simulator.flash.file_flash import FileFlash
-from fota_simulator.mcu import McuShare, VirtualMcu
+from fota_simulator.mcu import BootloaderSettings, McuShare, VirtualMcu
 from fota_simulator.report import McuReport
 from fota_transport.clock import SystemClock
 from fota_transport.errors import LinkLost
@@ -161,7 +161,7 @@ def device(
 ) -> Device:
     """A new one."""
     who = Identification("0001000000000000000000000", "")
-    return Device(VirtualMcu(who, PART, McuShare.new(), policy=policy, timings=timings, acks_verdict=acks_verdict))
+    return Device(VirtualMcu(who, PART, McuShare.new(), settings=BootloaderSettings(policy), timings=timings, acks_verdict=acks_verdict))
 
 
 def s3(address: int, data: bytes) -> bytes:

@@ -21,6 +21,7 @@ from fota_protocol.server import Handshake, Identified, ServerSession
 from fota_protocol.status import Status
 from fota_simulator.boot import BootPolicy
 from fota_simulator.flash import Flash
+from fota_simulator.mcu import BootloaderSettings
 from fota_simulator.report import McuReport, Sample, SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
 from fota_transport.face import SessionProtocol
@@ -304,7 +305,7 @@ def test_timeline_of_a_long_run_is_bounded() -> None:
 
 def test_policy_none_takes_what_sealed_refuses(loop: Loop) -> None:
     """The policy reaches every device."""
-    report, _ = update(loop, [plan(0, UNSEALED)], lambda _: Served(UNSEALED.frames), policy=BootPolicy.AN2295)
+    report, _ = update(loop, [plan(0, UNSEALED)], lambda _: Served(UNSEALED.frames), settings=BootloaderSettings(BootPolicy.AN2295))
 
     assert report.ok
 

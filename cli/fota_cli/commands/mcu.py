@@ -2,7 +2,7 @@
 
   fota mcu --server 127.0.0.1:4000 --mcuid 0001000000000000000000000
   fota mcu --server 127.0.0.1:4000 --mcuid 0001000000000000000000000 --image app.s19 --dump flash.s19 --json -
-  fota mcu --server 127.0.0.1:4000 --mcuid 0001000000000000000000000 --flash flash.bin
+  fota mcu --server 127.0.0.1:4000 --mcuid 0001000000000000000000000 --device board.k60 --cut command:317:torn
 
 Exit code 0 if it was updated (and, with --image, its flash verified), 1 if not.
 """
@@ -17,24 +17,38 @@ from typing import Final
 
 import intelhex
 
+from fota_protocol.device import Result
 from fota_protocol.formats import dump_srec
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
+from fota_simulator.boot import ProgrammingOrder
 from fota_simulator.bootloader import bootloader_sectors
-from fota_simulator.errors import FlashFileError
+from fota_simulator.device_file import SavedDevice, load, save
+from fota_simulator.errors import DeviceFileError, FlashFileError, PowerLost
+from fota_simulator.events import EventTrace
+from fota_simulator.flash import Flash
+from fota_simulator.flash.configuration import DEVELOPMENT_FIELD, protecting_field
+from fota_simulator.flash.controller import ControlledFlash, FlashController
+from fota_simulator.flash.faults import FlashFaults
 from fota_simulator.flash.file_flash import FileFlash
-from fota_simulator.mcu import McuShare, VirtualMcu
-from fota_simulator.report import NOT_CONNECTED
-from fota_transport.clock import SystemClock
+from fota_simulator.mcu import BootloaderSettings, McuShare, VirtualMcu
+from fota_simulator.powered import PoweredSession
+from fota_simulator.report import NOT_CONNECTED, POWER_LOST
+from fota_simulator.supply import Cut, Supply, parse_cut
+from fota_transport.clock import SystemClock, VirtualClock
 from fota_transport.errors import LinkLost
 from fota_transport.links import TcpLink
 from fota_transport.pump import pump
 from fota_transport.trace import Trace
 
 from .. import exit_codes
+from ..choices import one_of
 from ..device_options import add_device_options, identification, part_named, server_address, timings
 from ..errors import UsageError
 from ..files import check_writable, read_image, write_file, write_json
+
+MAX_STUCK_BITS: Final = 1000
+"""Most cells of each kind that may be stuck."""
 
 _DUMPS: Final = {".s19", ".srec", ".mot", ".hex", ".ihex", ".bin"}
 
@@ -43,10 +57,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of one device."""
     add_device_options(parser)
     add = parser.add_argument
-    add("--mcuid", required=True, metavar="DIGITS", help="who it is: 25 decimal, or 1 to 64 hexadecimal digits")
+    add("--mcuid", metavar="DIGITS", help="who it is: 25 decimal, or 1 to 64 hexadecimal digits")
     add("--suffix", default="", metavar="DIGITS", help="digits behind a decimal MCUID (model, versions)")
     add("--image", type=Path, metavar="FILE", help="firmware that the flash is verified against")
+    add("--device", type=Path, metavar="FILE", help="keep the device in this file from run to run; made if missing")
     add("--flash", type=Path, metavar="FILE", help="keep the whole flash in this file from run to run; made if missing")
+    add(
+        "--order",
+        type=one_of(ProgrammingOrder),
+        default=ProgrammingOrder.VECTORS_LAST,
+        metavar="|".join(order.value for order in ProgrammingOrder),
+        help="when the bootloader programs the vectors (default: vectors-last)",
+    )
+    add("--unguarded", action="store_true", help="its bootloader takes records for its own flash, too")
+    add("--allow-lock", action="store_true", help="it even takes a configuration field that locks the part for ever")
+    add("--protect", action="store_true", help="a new device's FPROT protects the bootloader's region")
+    add("--cut", metavar="CUT", help="its power fails at command:N:before|torn|after of its flash, or at byte:N")
+    add("--stuck-bits", type=int, default=0, metavar="N", help="flash cells that are stuck at 0, and as many at 1")
+    add("--weak-sectors", type=int, default=0, metavar="N", help="sectors that survive three erases")
+    add("--strict", action="store_true", help="programming a unit that is not erased is an error")
+    add("--seed", type=int, default=0, metavar="N", help="torn bits and faulty cells (default: 0)")
     add(
         "--dump",
         type=Path,
@@ -55,6 +85,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--json", type=Path, metavar="FILE", help="write the outcome as JSON; - for standard output")
     add("--trace", type=Path, metavar="FILE", help="write what passed on the wire")
+    add("--events", type=Path, metavar="FILE", help="write what happened in it, in virtual time; JSON for .json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,42 +94,133 @@ def run(args: argparse.Namespace) -> int:
     image = None if args.image is None else read_image(args.image)
     if args.dump is not None and args.dump.suffix.lower() not in _DUMPS:
         raise UsageError(f"dump {args.dump}, expected a name that ends in .s19, .hex or .bin")
-    for path in (args.dump, args.json, args.trace):
+    for path in (args.dump, args.json, args.trace, args.events, args.device):
         check_writable(path)
-    who, waits = identification(args.mcuid, args.suffix), timings(args.timeout)
-    part, share = part_named(args.part), McuShare.new()
+    waits = timings(args.timeout)
+    supply = Supply(_cut(args.cut), seed=args.seed)
     with contextlib.ExitStack() as stack:
-        flash = None
-        if args.flash is not None:
-            flash = stack.enter_context(contextlib.closing(_file_flash(args.flash, part, share)))
+        known = _known(args)
+        share = McuShare.new()
+        faults = _faults(known.part, args)
+        flash = _flash(known, args, share, stack)
+        if faults:
+            print(f"fota: faulty cells drawn from seed {args.seed}", file=sys.stderr)
+        clock = VirtualClock()
+        events = None if args.events is None else EventTrace(clock)
+        controller = FlashController(flash, clock, supply=supply, faults=faults, strict=args.strict, trace=events)
         mcu = VirtualMcu(
-            who, part, share, flash=flash, policy=args.policy, acks_verdict=not args.no_verdict_ack, timings=waits
+            known.identification,
+            known.part,
+            share,
+            flash=flash,
+            memory=ControlledFlash(controller),
+            settings=BootloaderSettings(known.policy, known.order, known.guards_itself, args.allow_lock),
+            acks_verdict=not args.no_verdict_ack,
+            timings=waits,
         )
-        return _update(mcu, (host, port), image, args)
+        try:
+            return _update(mcu, supply, (host, port), image, args)
+        finally:
+            if args.device is not None:
+                _save(args.device, mcu)
+            if events is not None:
+                text = events.to_json() if args.events.suffix == ".json" else events.to_text()
+                write_file(args.events, text.encode())
 
 
-def _file_flash(path: Path, part: Part, share: McuShare) -> FileFlash:
+def _known(args: argparse.Namespace) -> SavedDevice:
+    """The device of --device, or a new one as the other options have it; raises `UsageError`."""
+    if args.device is not None and args.flash is not None:
+        raise UsageError("--device and --flash both keep the flash, expected one of them")
+    if args.device is not None and args.device.exists():
+        try:
+            saved = load(args.device)
+        except DeviceFileError as error:
+            raise UsageError(f"device {error}") from error
+        if args.mcuid is not None and identification(args.mcuid, args.suffix).mcuid != saved.identification.mcuid:
+            raise UsageError(f"device {args.device}: it is {saved.identification.mcuid}, expected {args.mcuid}")
+        return saved
+    if args.mcuid is None:
+        raise UsageError("who is it? Say --mcuid DIGITS, or --device FILE of one that was kept")
+    part = part_named(args.part)
+    field = DEVELOPMENT_FIELD
+    if args.protect:
+        try:
+            field = protecting_field(part, 0, part.application_start)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    return SavedDevice(
+        identification(args.mcuid, args.suffix),
+        part,
+        args.policy,
+        args.order,
+        not args.unguarded,
+        sectors=bootloader_sectors(part, field),
+    )
+
+
+def _flash(known: SavedDevice, args: argparse.Namespace, share: McuShare, stack: contextlib.ExitStack) -> Flash:
+    if args.flash is None:
+        return known.flash(share.pool)
     try:
-        return FileFlash.open(path, part, share.pool, bootloader_sectors(part))
+        file = FileFlash.open(args.flash, known.part, share.pool, known.sectors)
     except FlashFileError as error:
         raise UsageError(f"flash {error}") from error
+    return stack.enter_context(contextlib.closing(file))
 
 
-def _update(mcu: VirtualMcu, server: tuple[str, int], image: FirmwareImage | None, args: argparse.Namespace) -> int:
+def _cut(text: str | None) -> Cut | None:
+    try:
+        return None if text is None else parse_cut(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _faults(part: Part, args: argparse.Namespace) -> FlashFaults:
+    bits, sectors = args.stuck_bits, args.weak_sectors
+    if (
+        not 0 <= bits <= MAX_STUCK_BITS
+        or not 0 <= sectors <= (part.flash_end - part.application_start) // part.sector_size
+    ):
+        raise UsageError(
+            f"{bits} stuck bits and {sectors} weak sectors, expected 0 to {MAX_STUCK_BITS} bits "
+            "and no more sectors than the part has"
+        )
+    return FlashFaults.draw(part, args.seed, stuck_at_0=bits, stuck_at_1=bits, weak_sectors=sectors)
+
+
+def _save(path: Path, mcu: VirtualMcu) -> None:
+    try:
+        save(path, mcu.saved())
+    except DeviceFileError as error:
+        raise UsageError(f"cannot write {error}") from error
+
+
+def _update(
+    mcu: VirtualMcu, supply: Supply, server: tuple[str, int], image: FirmwareImage | None, args: argparse.Namespace
+) -> int:
     """Play the session, write and print what came of it; returns the exit code."""
     clock = SystemClock()
     session = mcu.session()
+    powered = PoweredSession(session, supply)
     began = clock.monotonic()
     trace = Trace(began)
-    trouble = None
+    trouble: tuple[str, str] | None = None
     try:
         with TcpLink.connect(*server, args.timeout) as link:
-            pump(session, link, clock, lambda _: b"", session.start(clock.monotonic()), trace)
+            try:
+                pump(powered, link, clock, lambda _: b"", powered.start(clock.monotonic()), trace)
+            except PowerLost as lost:
+                trouble = POWER_LOST, f"power lost {lost}"
+                link.write(lost.sent, 0.0)
     except (LinkLost, TimeoutError) as error:
-        trouble = str(error)
+        trouble = trouble or (NOT_CONNECTED, str(error))
     report = mcu.report(session, image, started_s=0.0, duration_s=clock.monotonic() - began)
     if trouble is not None:
-        report = dataclasses.replace(report, reason=NOT_CONNECTED, detail=trouble)
+        reason, detail = trouble
+        report = dataclasses.replace(
+            report, result=Result.FAILED.value, reason=reason, detail=detail, verified=None if image is None else False
+        )
     values = report.as_json()
     outcome = {"outcome": values.pop("result"), "part": mcu.part.name, **values}
     if args.dump is not None:

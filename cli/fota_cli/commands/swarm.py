@@ -13,15 +13,22 @@ a report of what was done so far.
 import argparse
 import asyncio
 import contextlib
+import dataclasses
 import itertools
+import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from fota_protocol.image import FirmwareImage
 from fota_server.errors import ServerError
 from fota_server.registry import open_registry
+from fota_simulator.device_file import SUFFIX, load
+from fota_simulator.errors import DeviceFileError
+from fota_simulator.flash import SectorPool
+from fota_simulator.mcu import BootloaderSettings
 from fota_simulator.report import SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
 from fota_transport.loops import raise_descriptor_limit
@@ -54,6 +61,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--registry", type=Path, metavar="FILE", help="the server's registry: devices, files and parts come from it")
     add("--firmware", type=Path, metavar="DIR", help="the server's firmware folder: verify flashes against its files")
+    add("--devices", type=Path, metavar="DIR", help="keep every device in a file there, from run to run")
     add("--rate", type=float, metavar="PER_S", help="begin at most so many updates per second (default: all at once)")
     add("--json", type=Path, metavar="FILE", help="write the report as JSON; - for standard output")
     add("--plain", action="store_true", help="lines instead of a live view")
@@ -69,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         _check_room(args.count or 0)  # before so many plans are made
     plans = _from_registry(args) if args.registry else _numbered(args)
     _check_room(len(plans))
+    if args.devices is not None:
+        plans = _with_saved(plans, args.devices)
 
     async def run_all(progress: FleetProgress) -> tuple[SwarmReport, bool]:
         loop = asyncio.get_running_loop()
@@ -81,7 +91,8 @@ def run(args: argparse.Namespace) -> int:
             plans,
             timings=timings(args.timeout),
             connect_rate_per_s=args.rate,
-            policy=args.policy,
+            settings=BootloaderSettings(args.policy),
+            devices=args.devices,
             on_progress=progress.update,
             stop=stop,
         )
@@ -147,6 +158,30 @@ def _from_registry(args: argparse.Namespace) -> list[DevicePlan]:
         )
         for entry in entries
     ]
+
+
+def _with_saved(plans: Sequence[DevicePlan], folder: Path) -> list[DevicePlan]:
+    """The devices as an earlier run left them in `folder`, new ones where it did not; raises `UsageError`."""
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise UsageError(f"devices {folder}, expected a folder that can be written")
+    pool = SectorPool()
+    found = []
+    for plan in plans:
+        path = folder / f"{plan.mcuid}{SUFFIX}"
+        if path.exists():
+            try:
+                saved = load(path)
+            except DeviceFileError as error:
+                raise UsageError(f"device {error}") from error
+            if (saved.identification.mcuid, saved.part) != (plan.mcuid, plan.part):
+                raise UsageError(
+                    f"device {path}: it is {saved.identification.mcuid}, {saved.part.name}, "
+                    f"expected {plan.mcuid}, {plan.part.name}"
+                )
+            shared = {index: pool.share(content) for index, content in saved.sectors.items()}
+            plan = dataclasses.replace(plan, saved=dataclasses.replace(saved, sectors=shared))
+        found.append(plan)
+    return found
 
 
 def _served(folder: Path | None, name: str) -> FirmwareImage | None:

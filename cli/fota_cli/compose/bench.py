@@ -18,7 +18,7 @@ from fota_protocol.parts import DEFAULT_PART
 from fota_protocol.parts import part as find_part
 from fota_simulator.boot import BootPolicy
 from fota_simulator.flash import Flash
-from fota_simulator.mcu import McuShare, VirtualMcu
+from fota_simulator.mcu import BootloaderSettings, McuShare, VirtualMcu
 from fota_simulator.report import NOT_CONNECTED, McuReport, SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
 from fota_transport.clock import SystemClock
@@ -117,7 +117,12 @@ class McuFactory:
         """
         identification = Identification(next(self._mcuids) if mcuid is None else mcuid, suffix)
         mcu = VirtualMcu(
-            identification, find_part(part), self._share, policy=policy, acks_verdict=acks_verdict, timings=timings
+            identification,
+            find_part(part),
+            self._share,
+            settings=BootloaderSettings(policy),
+            acks_verdict=acks_verdict,
+            timings=timings,
         )
         return BenchMcu(mcu, image)
 
@@ -148,7 +153,9 @@ class FleetFactory:
 
         async def run_all() -> SwarmReport:
             loop = asyncio.get_running_loop()
-            report, _ = await run_swarm(loop, server.host, server.port, plans, policy=policy, timings=timings)
+            report, _ = await run_swarm(
+                loop, server.host, server.port, plans, settings=BootloaderSettings(policy), timings=timings
+            )
             return report
 
         report = run_loop(run_all())

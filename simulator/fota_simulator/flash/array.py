@@ -91,7 +91,7 @@ class Flash:
         self._unit_rest = part.program_unit - 1  # the bits of an address within a unit
         self._sectors: dict[int, bytes] = {index: pool.share(sector) for index, sector in contents.items()}
         self._open = bytearray()
-        # The open sector: its address, where what was programmed ends, and the sector's own end. The buffer ends at
+        # The open sector: its address, where what is programmed ends, and the sector's own end. The buffer ends at
         # the tail, and FF follows: growing it is several times quicker than writing into the middle of it.
         self._base = _NO_SECTOR
         self._tail = _NO_SECTOR
@@ -141,7 +141,7 @@ class Flash:
         """
         end = address + len(data)
         if address == self._tail and end <= self._tail_end and not end & self._unit_rest:
-            # Right behind everything programmed since this sector was erased, so there is nothing to AND with.
+            # Right behind everything that is programmed in this sector, so there is nothing to AND with.
             self._open += data
             self._tail = end
             self._programmed_bytes += len(data)
@@ -157,13 +157,19 @@ class Flash:
             raise FlashError(f"programming [{address:#010x}, {end:#010x}) crosses a sector", address=address)
         self._reopen(address // size)
         offset = address - self._base
-        for i, byte in enumerate(data, start=offset):
-            self._open[i] &= byte
+        over = self._open[offset : offset + len(data)]
+        if over:
+            self._open[offset : offset + len(over)] = bytes(old & new for old, new in zip(over, data, strict=False))
+        if end > self._tail:
+            self._open = self._open.ljust(offset + len(over), ERASED) + data[len(over) :]
+            self._tail = end
         self._programmed_bytes += len(data)
 
     def read(self, start: int, end: int) -> bytes:
         """The bytes of [start, end); raises `FlashError` outside the flash."""
         self._check(start, end - start)
+        if self._base <= start and end <= self._tail_end:
+            return bytes(self._open[start - self._base : end - self._base]).ljust(end - start, ERASED)
         self.settle()
         size = self.part.sector_size
         blank = ERASED * size
@@ -201,15 +207,15 @@ class Flash:
             self._base = self._tail = self._tail_end = _NO_SECTOR
 
     def _reopen(self, index: int) -> None:
-        """Have all of sector `index` in the buffer, with nothing known to be erased."""
-        size = self.part.sector_size
+        """Have what is programmed of sector `index` in the buffer."""
+        size, unit = self.part.sector_size, self.part.program_unit
         if self._base != index * size:
             self.settle()
-            self._open = bytearray(self._sectors.pop(index, ERASED * size))
             self._base = index * size
             self._tail_end = self._base + size
-        self._open = self._open.ljust(size, ERASED)
-        self._tail = self._tail_end
+            used = self._sectors.pop(index, b"").rstrip(ERASED)
+            self._open = bytearray(used.ljust(-(-len(used) // unit) * unit, ERASED))
+            self._tail = self._base + len(self._open)
 
     def _check(self, address: int, size: int) -> None:
         if size < 1 or not 0 <= address <= address + size <= self.part.flash_end:

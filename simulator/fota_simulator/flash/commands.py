@@ -141,4 +141,6 @@ def command_word(command: Command, address: int = 0) -> bytes:
 
 def data_words(data: bytes) -> bytes:
     """FCCOB bytes for memory bytes: of each longword the byte at the highest address first."""
+    if len(data) == 4:
+        return data[::-1]
     return b"".join(data[i : i + 4][::-1] for i in range(0, len(data), 4))

@@ -27,10 +27,12 @@ from .commands import Command, FlashModule, Margin, Status, Timing, command_word
 from .configuration import FIELD_SIZE, FIELD_START, Debugging, FlashConfiguration
 from .faults import NO_FAULTS, FlashFaults
 
-_ERRORS: Final = Status.RDCOLERR | Status.ACCERR | Status.FPVIOL
+_CCIF: Final = int(Status.CCIF)  # plain numbers: every operation on a flag costs as much as a whole command
+_MGSTAT0: Final = int(Status.MGSTAT0)
+_ERRORS: Final = int(Status.RDCOLERR | Status.ACCERR | Status.FPVIOL)
 """What writing ones clears."""
 
-_BLOCKED: Final = Status.ACCERR | Status.FPVIOL
+_BLOCKED: Final = int(Status.ACCERR | Status.FPVIOL)
 """What keeps a command from being launched."""
 
 _FCCOB_SIZE: Final = 12
@@ -44,7 +46,7 @@ class _Refused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
     command: Command
     address: int
@@ -82,10 +84,13 @@ class FlashController:
         self._clock = clock
         self._supply = Supply() if supply is None else supply
         self._faults = faults
-        self._timing = timing
+        self._commands: dict[int, tuple[Command, float]] = {
+            int(command): (command, times.of(timing)) for command, times in self.module.times.items()
+        }
+        """The commands of this module by their codes, with the seconds that each takes."""
         self._strict = strict
         self._trace = trace
-        self._status = Status.CCIF
+        self._status = _CCIF
         self._running: _Running | None = None
         for address in faults.stuck_at_0:
             self._stick(address)
@@ -94,14 +99,12 @@ class FlashController:
     @property
     def status(self) -> Status:
         """FSTAT now: a command whose time has passed is through."""
-        if self._running is not None and self._clock.monotonic() >= self._running.ends_s:
-            self._complete(self._running)
-        return self._status
+        return Status(self._now())
 
     def reset(self) -> None:
         """A reset of the part: commands are gone, the field at 0x400 is latched."""
         self._running = None
-        self._status = Status.CCIF
+        self._status = _CCIF
         self.configuration = FlashConfiguration.decode(self.array.read(FIELD_START, FIELD_START + FIELD_SIZE))
         if self._trace is not None:
             found = self.configuration
@@ -111,11 +114,11 @@ class FlashController:
 
     def clear(self, flags: Status) -> None:
         """Write ones to RDCOLERR, ACCERR, FPVIOL."""
-        self._status &= ~(flags & _ERRORS)
+        self._status &= ~(int(flags) & _ERRORS)
 
     def protect(self, fprot: int) -> None:
         """Write FPROT: bits can only be cleared until the next reset, and not while a command is under way."""
-        if Status.CCIF in self.status:
+        if self._now() & _CCIF:
             found = self.configuration
             self.configuration = FlashConfiguration(found.fprot & fprot, found.fsec, found.fopt)
 
@@ -125,10 +128,10 @@ class FlashController:
         Raises `FlashError` outside the flash.
         """
         content = self.array.read(start, end)
-        if Status.CCIF not in self.status and self._running is not None:
+        if not self._now() & _CCIF and self._running is not None:
             size = self.part.block_size
             if any(block in self._running.blocks for block in range(start // size, (end - 1) // size + 1)):
-                self._status |= Status.RDCOLERR
+                self._status |= int(Status.RDCOLERR)
                 return bytes(~byte & 0xFF for byte in content)
         return content
 
@@ -137,52 +140,58 @@ class FlashController:
 
         Raises `PowerLost` where the supply fails before the command does anything.
         """
-        if Status.CCIF not in self.status or self._status & _BLOCKED:
+        if not self._now() & _CCIF or self._status & _BLOCKED:
             return
         fccob = fccob.ljust(_FCCOB_SIZE, b"\0")[:_FCCOB_SIZE]
-        self._status &= ~Status.MGSTAT0
+        self._status &= ~_MGSTAT0
         address = int.from_bytes(fccob[1:4], "big")
         try:
-            command = self._known(fccob[0])
+            known = self._commands.get(fccob[0])
+            if known is None:
+                raise _Refused(Status.ACCERR)
+            command, takes_s = known
             blocks, change = self._prepared(command, address, fccob)
         except _Refused as refused:
-            self._status |= refused.status
+            self._status |= int(refused.status)
             self._note(fccob[0], address)
             return
         cut = self._supply.flash_command()
-        self._status &= ~Status.CCIF
-        ends_s = self._clock.monotonic() + self.module.times[command].of(self._timing)
-        self._running = _Running(command, address, ends_s, cut, change, blocks)
+        self._status &= ~_CCIF
+        self._running = _Running(command, address, self._clock.monotonic() + takes_s, cut, change, blocks)
 
     def wait(self) -> Status:
         """Let time pass until no command is under way; returns FSTAT. Raises `PowerLost` as the supply has it."""
-        if self._running is not None:
-            self._clock.move_to(max(self._clock.monotonic(), self._running.ends_s))
-        return self.status
+        return Status(self._finish())
 
     def execute(self, fccob: bytes) -> Status:
         """`launch` and `wait`."""
         self.launch(fccob)
         return self.wait()
 
-    def _known(self, code: int) -> Command:
-        """The command with this code, if the module has it."""
-        try:
-            command = Command(code)
-        except ValueError:
-            raise _Refused(Status.ACCERR) from None
-        if command not in self.module.times:
-            raise _Refused(Status.ACCERR)
-        return command
+    def _now(self) -> int:
+        """FSTAT now, as a number."""
+        if self._running is not None and self._clock.monotonic() >= self._running.ends_s:
+            self._complete(self._running)
+        return self._status
+
+    def _finish(self) -> int:
+        """FSTAT once no command is under way, as a number."""
+        if self._running is not None:
+            self._clock.move_to(max(self._clock.monotonic(), self._running.ends_s))
+        return self._now()
 
     def _prepared(self, command: Command, address: int, fccob: bytes) -> tuple[range, Callable[[CutMode | None], bool]]:
         """The blocks that a command occupies, and what it will do; raises `_Refused`."""
         part, unit = self.part, self.module.section_unit
-        every_block = range(part.flash_size // part.block_size)
         match command:
+            case Command.PROGRAM_LONGWORD | Command.PROGRAM_PHRASE:
+                data = data_words(fccob[4 : 4 + part.program_unit])
+                self._check(address, len(data), len(data), within=part.block_size)
+                self._check_protection(address, address + len(data))
+                return self._blocks(address, address + 1), lambda cut: self._program(address, data, cut)
             case Command.READ_1S_ALL:
                 margin = _margin(fccob[1])
-                return every_block, lambda _: self._reads_erased(0, part.flash_end, margin)
+                return self._blocks(0, part.flash_end), lambda _: self._reads_erased(0, part.flash_end, margin)
             case Command.READ_1S_BLOCK:
                 margin = _margin(fccob[4])
                 start, end = self._block(address)
@@ -199,11 +208,6 @@ class FlashController:
                 expected = data_words(fccob[8:12])
                 self._check(address, 4, 4, within=part.block_size)
                 return self._blocks(address, address + 4), lambda _: self._reads(address, expected, margin)
-            case Command.PROGRAM_LONGWORD | Command.PROGRAM_PHRASE:
-                data = data_words(fccob[4 : 4 + part.program_unit])
-                self._check(address, len(data), len(data), within=part.block_size)
-                self._check_protection(address, address + len(data))
-                return self._blocks(address, address + 1), lambda cut: self._program(address, data, cut)
             case Command.PROGRAM_SECTION:
                 size = int.from_bytes(fccob[4:6], "big") * unit
                 self._check(address, size, unit, within=part.sector_size)
@@ -223,13 +227,13 @@ class FlashController:
                 return self._blocks(start, end), lambda cut: self._erase(self._sectors(start, end), cut)
             case Command.ERASE_ALL:
                 self._check_protection(0, part.flash_end)
-                return every_block, self._erase_all
+                return self._blocks(0, part.flash_end), self._erase_all
 
     def _complete(self, running: _Running) -> None:
         self._running = None
-        self._status |= Status.CCIF
+        self._status |= _CCIF
         if not running.change(running.cut):
-            self._status |= Status.MGSTAT0
+            self._status |= _MGSTAT0
         if running.cut is not None:
             if self._trace is not None:
                 self._trace.record("power lost", command=running.command.name.lower(), mode=running.cut.value)
@@ -243,28 +247,28 @@ class FlashController:
             name = Command(code).name.lower()
         except ValueError:
             name = f"{code:#04x}"
-        errors = self._status & (_ERRORS | Status.MGSTAT0)
+        errors = Status(self._status & (_ERRORS | _MGSTAT0))
         flags = "+".join(str(flag.name) for flag in errors)
         self._trace.record("flash", command=name, address=address, **({"status": flags} if flags else {}))
 
     # What commands do to the array.
 
     def _program(self, address: int, data: bytes, cut: CutMode | None) -> bool:
-        old = self.array.read(address, address + len(data))
-        if old.strip(ERASED):
+        end = address + len(data)
+        old = self.array.read(address, end)
+        blank = not old.strip(ERASED)
+        if not blank:
             self.overprogrammed += 1
             if self._strict:
                 raise Overprogrammed(
-                    f"programming [{address:#010x}, {address + len(data):#010x}), which holds {old.hex(' ')}, "
-                    "expected it erased",
+                    f"programming [{address:#010x}, {end:#010x}), which holds {old.hex(' ')}, expected it erased",
                     address=address,
                 )
         new = self._faults.after_program(address, old, data) if self._faults.stuck_at_1 else data
         if cut is CutMode.TORN:
-            found = bytes(a & b for a, b in zip(old, new, strict=True))
-            new = self._torn(old, found)
+            new = self._torn(old, bytes(a & b for a, b in zip(old, new, strict=True)))
         self.array.program(address, new)
-        return self.array.read(address, address + len(data)) == data
+        return (blank and new is data) or self.array.read(address, end) == data
 
     def _erase(self, sectors: range, cut: CutMode | None) -> bool:
         size = self.part.sector_size
@@ -391,10 +395,12 @@ class ControlledFlash:
         if address > 0xFF_FFFF:  # FCCOB1..3 have no room for more, and what is left of it is another address
             raise FlashError(f"{address:#010x}, expected an address of 24 bits", address=address)
         controller = self._controller
-        controller.clear(_ERRORS)
-        errors = controller.execute(fccob) & (_BLOCKED | Status.MGSTAT0)
+        if controller._status & _ERRORS:
+            controller.clear(Status(_ERRORS))
+        controller.launch(fccob)
+        errors = controller._finish() & (_BLOCKED | _MGSTAT0)
         if errors:
-            names = ", ".join(str(flag.name) for flag in errors)
+            names = ", ".join(str(flag.name) for flag in Status(errors))
             what = Command(fccob[0]).name.lower().replace("_", " ")
             raise FlashError(f"{what} at {address:#010x}: {names}", address=address)
 
@@ -423,6 +429,6 @@ class DebugPort:
         """
         if self.access is Debugging.LOST:
             raise DebugRefused(f"mass erase by a debugger: {self.access.value}")
-        self._controller.clear(_ERRORS)
+        self._controller.clear(Status(_ERRORS))
         if (status := self._controller.execute(command_word(Command.ERASE_ALL))) & _BLOCKED:
             raise DebugRefused(f"mass erase by a debugger: {status & _BLOCKED!s}, a region is protected")
