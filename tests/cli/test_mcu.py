@@ -21,6 +21,7 @@ import pytest
 import fota_fixtures
 from fota_cli.compose.server_process import ServerProcess
 from fota_cli.main import main
+from fota_simulator import device_file
 from fota_transport.trace import parse as parse_trace
 
 MCUID = "0001000000000000000000000"
@@ -305,3 +306,125 @@ def test_usage_error_makes_no_flash_file(tmp_path: Path, closed_port: str) -> No
     code = main(["mcu", "--server", closed_port, "--mcuid", "12G4", "--flash", str(path)])
 
     assert (2, False) == (code, path.exists())
+
+
+# A device that is kept in a file, and one that fails when told to.
+
+
+def test_device_file_keeps_who_it_is_what_it_holds_and_how_worn_it_is(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The second run needs no MCUID, starts from the flash of the first, and wears it once more."""
+    path = tmp_path / "board.k60"
+
+    first = main(["mcu", "--server", server, "--mcuid", MCUID, "--device", str(path), "--part", "TWR-K60F120M"])
+    one = device_file.load(path)
+    second = main(["mcu", "--server", server, "--device", str(path), "--image", str(IMAGE), "--json", "-"])
+    two = device_file.load(path)
+
+    outcome = outcome_of(capsys)
+    assert (first, second) == (0, 0)
+    assert (outcome["mcuid"], outcome["part"], outcome["verified"]) == (MCUID, "MK60FN1M0", True)
+    assert one.sectors == two.sectors
+    assert {index: 2 * count for index, count in one.wear.items()} == two.wear
+
+
+@pytest.mark.parametrize(
+    ("cut", "records", "booted"),
+    [("command:40:torn", 9, False), ("command:1:before", 0, True), ("byte:5", 0, True), ("byte:3000", 69, False)],
+)
+def test_power_that_fails_when_told_leaves_a_device_that_is_updated_again(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], cut: str, records: int, booted: bool
+) -> None:
+    """Over a real socket: the outcome names the moment, the file has the flash of it, the next update repairs it."""
+    device = ["--server", server, "--device", str(tmp_path / "board.k60"), "--json", "-"]
+    main(["mcu", "--mcuid", MCUID, *device])
+    capsys.readouterr()
+
+    cut_code = main(["mcu", *device, "--cut", cut])
+    after_cut = outcome_of(capsys)
+    repaired_code = main(["mcu", *device, "--image", str(IMAGE)])
+    repaired = outcome_of(capsys)
+
+    assert (cut_code, after_cut["outcome"], after_cut["reason"]) == (1, "failed", "power lost")
+    assert "command" in after_cut["detail"] or "byte" in after_cut["detail"]
+    assert (records, booted) == (after_cut["records"], after_cut["booted"])
+    assert (repaired_code, repaired["verified"]) == (0, True)
+
+
+def test_events_tell_what_the_flash_did(server: str, tmp_path: Path) -> None:
+    """Resets and commands in virtual time, as text and as JSON."""
+    text, document = tmp_path / "events.txt", tmp_path / "events.json"
+    for path in (text, document):
+        main(["mcu", "--server", server, "--mcuid", MCUID, "--events", str(path)])
+
+    events = json.loads(document.read_text())["events"]
+    assert [event["kind"] for event in events][:2] == ["reset", "flash"]
+    assert events[1] == {"time_s": 0.014, "kind": "flash", "command": "erase_sector", "address": 0x4000}
+    assert len(events) == len(text.read_text().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "outcome", "reason"),
+    [
+        (["--stuck-bits", "1000"], "failed", "flash error"),
+        (["--weak-sectors", "1"], "updated", None),
+        (["--strict"], "updated", None),
+        (["--protect"], "updated", None),
+        (["--order", "file"], "updated", None),
+    ],
+)
+def test_flash_with_faults_is_as_good_as_its_cells(
+    server: str, capsys: pytest.CaptureFixture[str], options: list[str], outcome: str, reason: str | None
+) -> None:
+    """A cell that does not read as it was programmed is not acked; a good flash passes the strictest look."""
+    main(["mcu", "--server", server, "--mcuid", MCUID, "--seed", "4", "--json", "-", *options])
+
+    found = outcome_of(capsys)
+    assert (outcome, reason) == (found["outcome"], found["reason"])
+
+
+def test_device_file_that_cannot_be_read_is_refused_and_kept(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Damaged, foreign, or somebody else's: named, with the reason, and as it was."""
+    path = tmp_path / "board.k60"
+    main(["mcu", "--server", server, "--mcuid", MCUID, "--device", str(path)])
+    good = path.read_bytes()
+    damaged = good[:-100] + bytes([good[-100] ^ 1]) + good[-99:]
+    capsys.readouterr()
+    for content, mcuid, reason in (
+        (damaged, MCUID, "damaged"),
+        (b"S00600004844521B\n", MCUID, "no device file"),
+        (good, UNKNOWN_MCUID, f"it is {MCUID}, expected {UNKNOWN_MCUID}"),
+    ):
+        path.write_bytes(content)
+
+        code = main(["mcu", "--server", server, "--mcuid", mcuid, "--device", str(path)])
+
+        printed = capsys.readouterr().err
+        assert (code, content) == (2, path.read_bytes())
+        assert f"device {path}: " in printed
+        assert reason in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Say --mcuid"),
+        (["--mcuid", MCUID, "--device", "a.k60", "--flash", "b.bin"], "expected one of them"),
+        (["--mcuid", MCUID, "--device", "no/such/folder/a.k60"], "no/such/folder"),
+        (["--mcuid", MCUID, "--cut", "command:0:torn"], "expected command:N:before"),
+        (["--mcuid", MCUID, "--protect", "--part", "MK60FN1M0"], "regions of 32768 bytes"),
+        (["--mcuid", MCUID, "--stuck-bits", "-1"], "expected 0 to 1000 bits"),
+        (["--mcuid", MCUID, "--weak-sectors", "249"], "no more sectors than the part has"),
+    ],
+)
+def test_device_that_cannot_be_made_is_a_message_and_exit_code_2(
+    closed_port: str, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    """What came and what was expected; nothing was tried."""
+    code = main(["mcu", "--server", closed_port, *arguments])
+
+    assert code == 2
+    assert message in capsys.readouterr().err

@@ -15,6 +15,9 @@ import pytest
 import fota_fixtures
 from fota_cli.compose.server_process import ServerProcess
 from fota_cli.main import main
+from fota_simulator import device_file
+from fota_simulator.boot import would_start
+from fota_simulator.flash import SectorPool
 
 IMAGES: Final = (fota_fixtures.path("blink_1.s19"), fota_fixtures.path("blink_2.s19"))
 COUNT: Final = 20
@@ -158,3 +161,30 @@ def test_a_registry_that_cannot_be_meant_is_bad_input(tmp_path: Path, capsys: py
     assert 2 == main([*common, "--count", "-1"])
     assert 2 == main([*common, "--json", str(tmp_path)])
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_fleet_survives_a_restart(server: str, folder: Path, tmp_path: Path) -> None:
+    """The devices of a second run are those of the first: their flash, and its wear."""
+    options = ["--server", server, "--registry", str(folder / "devices.txt"), "--devices", str(tmp_path)]
+
+    codes = [main(["swarm", *options, "--firmware", str(IMAGES[0].parent)]) for _ in range(2)]
+
+    saved = [device_file.load(path) for path in sorted(tmp_path.iterdir())]
+    assert codes == [0, 0]
+    assert [f"{FIRST + i:025d}" for i in range(COUNT)] == [device.identification.mcuid for device in saved]
+    assert {2} == {count for device in saved for count in device.wear.values()}
+    assert all(would_start(device.flash(SectorPool()), device.policy) for device in saved)
+
+
+def test_device_file_that_is_damaged_stops_a_fleet_before_it_begins(
+    server: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Named, with the reason; nobody is updated."""
+    path = tmp_path / f"{FIRST + 3:025d}.k60"
+    path.write_bytes(b"not a device")
+
+    code = main(["swarm", "--server", server, "--registry", str(folder / "devices.txt"), "--devices", str(tmp_path)])
+
+    assert code == 2
+    assert f"{path.name}: no device file" in capsys.readouterr().err
+    assert [path] == list(tmp_path.iterdir())
