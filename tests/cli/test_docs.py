@@ -25,10 +25,12 @@ from fota_server.firmware import FirmwareStore
 from fota_server.journal import Journal, JournalRow, read_journal
 from fota_server.registry import RegistryEntry, SqliteRegistry, TextRegistry
 from fota_simulator.boot import BootPolicy
+from fota_simulator.powercut.promises import PROMISES
 from fota_simulator.report import McuReport, SwarmReport
 
 ROOT: Final = Path(__file__).parents[2]
 PAGES: Final = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PROMISES_HEADING: Final = "## What bootloaders promise"
 NO_DEFAULT: Final = "\N{EN DASH}"
 MCUID: Final = "0001100023593110965955141"
 
@@ -82,6 +84,7 @@ def test_readme_begins_with_the_two_commands() -> None:
         ("serve", "docs/server.md", "## Options"),
         ("mcu", "docs/simulator.md", "## One device"),
         ("swarm", "docs/simulator.md", "## Thousands"),
+        ("powercut", "docs/powercut.md", "## Options"),
     ],
 )
 def test_page_lists_every_option_of_a_command_with_its_default(command: str, page: str, heading: str) -> None:
@@ -92,7 +95,7 @@ def test_page_lists_every_option_of_a_command_with_its_default(command: str, pag
     for action in parser._actions:
         stated = re.search(r"\(default: (.*)\)", action.help or "")
         if action.dest != "help":
-            offered[frozenset(action.option_strings)] = stated[1] if stated else NO_DEFAULT
+            offered[frozenset(action.option_strings or [action.dest])] = stated[1] if stated else NO_DEFAULT
 
     table = rows(re.split(r"\n### ", text_of(page, heading))[0])
     documented = {frozenset(codes(names)): default for names, default, _ in table}
@@ -260,9 +263,21 @@ def test_simulator_page_lists_every_key_of_a_report(heading: str, report: type, 
 
 def test_simulator_page_lists_every_policy() -> None:
     """The policies of the bootloader are documented in their order."""
-    documented = [codes(name)[0] for name, _ in rows(text_of("docs/simulator.md", "## The bootloader"))]
+    documented = [codes(name)[0] for name, *_ in rows(text_of("docs/simulator.md", "## The bootloader"))]
 
     assert [policy.value for policy in BootPolicy] == documented
+
+
+def test_powercut_page_states_what_policies_promise() -> None:
+    """A row for each policy, a column for each promise."""
+    head = next(line for line in text_of("docs/powercut.md", PROMISES_HEADING).splitlines() if line.startswith("| "))
+    _, *promises = [cell.strip() for cell in head.strip("|").split("|")]
+    stated = {
+        codes(name)[0]: {promise for promise, cell in zip(promises, cells, strict=True) if cell == "yes"}
+        for name, *cells in rows(text_of("docs/powercut.md", PROMISES_HEADING))
+    }
+
+    assert {policy.value: {promise.value for promise in PROMISES[policy]} for policy in BootPolicy} == stated
 
 
 def test_dependencies_page_lists_every_dependency() -> None:
