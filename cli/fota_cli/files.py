@@ -16,12 +16,18 @@ from .errors import UsageError
 def read_image(path: Path) -> FirmwareImage:
     """Read a firmware file; raises `UsageError`."""
     try:
-        with path.open("rb") as file:
-            return load(file.read(MAX_FILE_SIZE + 1))
-    except OSError as error:
-        raise UsageError(f"firmware {path}: {error.strerror}") from error
+        return load(read_bytes(path))
     except ImageError as error:
         raise UsageError(f"firmware {path}: {error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a firmware file, as much of it as one may have and one byte more; raises `UsageError`."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_SIZE + 1)
+    except OSError as error:
+        raise UsageError(f"firmware {path}: {error.strerror}") from error
 
 
 def write_file(path: Path, content: bytes) -> None:

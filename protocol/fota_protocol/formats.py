@@ -178,6 +178,14 @@ def dump_srec(segments: Iterable[tuple[int, bytes]], *, header: bytes = b"", sta
     return b"\n".join(record.encode() for record in (ends[0], *records, ends[1])) + b"\n"
 
 
+def dump_image(image: FirmwareImage) -> bytes:
+    """S-record text of an image: its own records in their order, with its S0 and the termination that fits."""
+    start = image.start_address or 0
+    kind = max(*(record.type for record in image.records), 1 if start < 1 << 16 else 2 if start < 1 << 24 else 3)
+    end = SRecord(_TERMINATION_OF[kind], start)
+    return b"\n".join((SRecord(0, 0, image.header).encode(), *image.frames, end.encode())) + b"\n"
+
+
 def cut(segments: Iterable[tuple[int, bytes]]) -> tuple[SRecord, ...]:
     """Records of 16 data bytes for `segments`, all of the smallest type whose addresses reach."""
     pieces = [

@@ -73,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--allow-lock", action="store_true", help="it even takes a configuration field that locks the part for ever")
     add("--protect", action="store_true", help="a new device's FPROT protects the bootloader's region")
     add("--cut", metavar="CUT", help="its power fails at command:N:before|torn|after of its flash, or at byte:N")
-    add("--stuck-bits", type=int, default=0, metavar="N", help="flash cells that are stuck at 0, and as many at 1 (default: 0)")
+    add("--stuck-bits", type=int, default=0, metavar="N", help="cells stuck at 0, and as many at 1 (default: 0)")
     add("--weak-sectors", type=int, default=0, metavar="N", help="sectors that survive three erases (default: 0)")
     add("--strict", action="store_true", help="programming a unit that is not erased is an error")
     add("--seed", type=int, default=0, metavar="N", help="torn bits and faulty cells (default: 0)")
