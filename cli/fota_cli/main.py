@@ -19,6 +19,7 @@ from .errors import CommandError
 COMMANDS: Final = {
     "demo": "watch a server update a fleet of virtual K60s, here and now",
     "serve": "serve firmware to devices",
+    "sessions": "list what a server's journal says of its sessions",
     "mcu": "run one virtual K60 against a server",
     "swarm": "run thousands of virtual K60s against a server",
     "image": "check a firmware file, seal it, pack it, convert it",

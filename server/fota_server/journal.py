@@ -135,16 +135,25 @@ class Journal:
             self._logger.error("journal: %d rows lost: %s", len(rows), error)
 
 
-def read_journal(path: Path) -> list[JournalRow]:
-    """All committed rows, oldest first; raises `JournalError`."""
+def read_journal(
+    path: Path, *, mcuid: str | None = None, failed: bool = False, since: float = 0.0, newest: int | None = None
+) -> list[JournalRow]:
+    """Committed rows, oldest first; raises `JournalError`.
+
+    Those of one device, of sessions that were no success, that began at `since` (seconds since the epoch) or later; and
+    of these the last `newest`.
+    """
     if not path.exists():
         raise JournalError(f"journal {path}: no such file")
     try:
         database = sqlite3.connect(path, timeout=BUSY_TIMEOUT)
         try:
-            return [
-                JournalRow(*row) for row in database.execute(f"SELECT {', '.join(_COLUMNS)} FROM sessions ORDER BY id")
-            ]
+            found = database.execute(
+                f"SELECT {', '.join(_COLUMNS)} FROM sessions WHERE (:mcuid IS NULL OR mcuid = :mcuid) "
+                "AND (NOT :failed OR status != 0) AND started_at >= :since ORDER BY id DESC LIMIT :newest",
+                {"mcuid": mcuid, "failed": failed, "since": since, "newest": -1 if newest is None else newest},
+            )
+            return [JournalRow(*row) for row in found][::-1]
         finally:
             database.close()
     except sqlite3.Error as error:
