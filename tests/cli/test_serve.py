@@ -468,3 +468,46 @@ def test_help_tells_of_every_option_and_shows_an_example() -> None:
         "fota serve --registry devices2update.txt",
     ):
         assert text in shown
+
+
+def test_check_says_what_would_be_refused_and_serves_nobody(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines, devices and files, each with the reason; no log, no journal; exit code 2."""
+    good = site.registry.read_text()
+    (site.firmware / "broken.s19").write_bytes(fota_fixtures.read("bad_checksum.s19"))
+    (site.firmware / "odd.s19").write_bytes(fota_fixtures.read("s9_after_s2.s19"))
+    lines = [
+        "nonsense",
+        *(f"{10**21 + i:025d},{name},1" for i, name in enumerate(("gone.s19", "broken.s19", "odd.s19"))),
+    ]
+    before = sorted(site.folder.rglob("*"))
+    capsys.readouterr()
+
+    site.registry.write_text(good)
+    well = main(["serve", *site.options, "--host", NOWHERE, "--check"])
+    fine = capsys.readouterr().out
+    site.registry.write_text(good + "\n".join(lines) + "\n")
+    ill = main(["serve", *site.options, "--host", NOWHERE, "--check"])
+    printed = capsys.readouterr().out
+
+    assert (well, ill) == (0, 2)
+    assert "0 would be refused" in fine
+    assert "'nonsense', expected MCUID,filename,version" in printed
+    assert "REFUSED  0001000000000000000000000: firmware gone.s19: No such file" in printed
+    assert "REFUSED  0001000000000000000000001: firmware broken.s19: line 18: checksum" in printed
+    assert "warning  firmware odd.s19: terminated by S9" in printed
+    assert "3 would be refused" in printed
+    assert before == sorted(site.folder.rglob("*"))
+
+
+@pytest.mark.parametrize(("option", "message"), [("--registry", "no such file"), ("--firmware", "no such folder")])
+def test_check_of_what_is_not_there_is_a_message(
+    site: Site, capsys: pytest.CaptureFixture[str], option: str, message: str
+) -> None:
+    """As for a server; an SQLite registry is not made."""
+    path = site.folder / "gone.sqlite"
+
+    code = main(["serve", *site.options, option, str(path), "--check"])
+
+    assert code == 2
+    assert f"{path}: {message}" in capsys.readouterr().err
+    assert not path.exists()

@@ -7,6 +7,7 @@ one JSON line with its address; everything else goes to the log folder, and to s
   fota serve --registry devices2update.txt --firmware bin --logs logs
   fota serve -db devices2update.txt -pbf bin -ho 127.0.0.1 -p 4000 -lp /tmp
   fota serve --config fota.toml --port 0 --ready-file ready.json
+  fota serve --config fota.toml --check
 """
 
 import argparse
@@ -19,6 +20,7 @@ from fota_protocol.server import Handshake
 from fota_server.app import readiness, serve, write_ready_file
 from fota_server.config import LogFormat, Settings, load_settings
 from fota_server.errors import ServerError
+from fota_server.preflight import check
 from fota_transport.loops import run as run_loop
 
 from .. import exit_codes
@@ -101,6 +103,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="serve S-record files that may be cut: without S7, S8 or S9",
     )
     add("--ready-file", type=Path, metavar="FILE", help="also write the JSON line to this file, in one step")
+    add("--check", action="store_true", help="serve nobody: say what would be refused and why; exit code 2 if anything")
     add("--quiet", action="store_true", help="log to the log folder only")
 
 
@@ -113,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     named: dict[str, Any] = {
         name: value
         for name, value in vars(args).items()
-        if value is not None and name not in ("config", "ready_file", "quiet")
+        if value is not None and name not in ("config", "ready_file", "quiet", "check")
     }
 
     def on_ready(host: str, port: int) -> None:
@@ -124,7 +127,18 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         settings = (load_settings(args.config) if args.config else Settings()).changed(named)
+        if args.check:
+            return _check(settings)
         run_loop(serve(settings, on_ready=on_ready, console=None if args.quiet else sys.stderr))
     except ServerError as error:
         raise UsageError(str(error)) from error
     return exit_codes.OK
+
+
+def _check(settings: Settings) -> int:
+    """Print what a server with these settings would refuse; returns the exit code."""
+    found = check(settings)
+    for finding in found.findings:
+        print(f"{'REFUSED' if finding.refused else 'warning'}  {finding.where}: {finding.message}")
+    print(f"{found.devices:,} devices, {found.images:,} images; {found.refused:,} would be refused")
+    return exit_codes.USAGE if found.refused else exit_codes.OK
