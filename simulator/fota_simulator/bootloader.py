@@ -141,7 +141,7 @@ class Bootloader:
         # flash, as it will be judged at a reset.
         for read in (self._read_written, self._flash.read):
             self._check(read)
-        if self._policy is BootPolicy.MARK:
+        if self._policy is BootPolicy.MARK and self._programmed:  # who wrote nothing has not mended a half image
             try:
                 update_mark.end(self._flash)
             except FlashError as error:

@@ -98,7 +98,9 @@ class SavedDevice:
             raise DeviceFileError(path, "damaged: its checksum is not that of its content")
         try:
             return cls._from_body(json.loads(text))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        except KeyError as error:
+            raise DeviceFileError(path, f"not a device: {error} is missing") from error
+        except (TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DeviceFileError(path, f"not a device: {error}") from error
         except (RemoteProtocolError, UnknownPartError, zlib.error, binascii.Error) as error:
             raise DeviceFileError(path, f"not a device: {error}") from error
@@ -137,7 +139,7 @@ def load(path: Path) -> SavedDevice:
 
 def save(path: Path, device: SavedDevice, *, durable: bool = True) -> None:
     """Write `device` to `path` in one step; raises `DeviceFileError`. `durable` waits for the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.parent / f".{path.name}.{os.getpid()}"
     try:
         try:
             with temporary.open("wb") as file:
@@ -161,7 +163,8 @@ def _typed(value: Any, kind: type[_Found]) -> _Found:
 
 def _index(text: str, part: Part) -> int:
     sectors = part.flash_size // part.sector_size
-    if not text.isdecimal() or not text.isascii() or len(text) > len(str(sectors)) or int(text) >= sectors:
+    canonical = text.isdecimal() and len(text) <= len(str(sectors)) and text == str(int(text))  # no two names for one
+    if not canonical or int(text) >= sectors:
         raise ValueError(f"sector {text!r:.40}, expected a number below {sectors}")
     return int(text)
 
@@ -175,8 +178,8 @@ def _erases(count: Any) -> int:
 def _sector(packed: str, part: Part) -> bytes:
     unpacker = zlib.decompressobj()
     content = unpacker.decompress(base64.b64decode(packed, validate=True), part.sector_size + 1)
-    if len(content) != part.sector_size:
-        raise ValueError(f"a sector of another size, expected {part.sector_size} bytes")
+    if len(content) != part.sector_size or not unpacker.eof or unpacker.unused_data:
+        raise ValueError(f"a sector of another size, or more behind it, expected {part.sector_size} bytes")
     if not content.strip(ERASED):
         raise ValueError("a blank sector, expected only those that are not")
     return content

@@ -14,7 +14,7 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.integrity import image_crc32
 from fota_protocol.parts import PARTS, Part
 from fota_protocol.srecord import SRecord
-from fota_simulator.boot import BootPolicy, would_start
+from fota_simulator.boot import BootPolicy, ProgrammingOrder, would_start
 from fota_simulator.bootloader import Bootloader, bootloader_sectors
 from fota_simulator.errors import FlashError
 from fota_simulator.flash import Flash, SectorPool
@@ -375,3 +375,225 @@ def test_a_record_without_data_changes_nothing() -> None:
     bootloader.write(SRecord(3, 0x4030, b""))
 
     assert b"\x02" * 16 + b"\xff" * 16 == flash.read(0x4020, 0x4040)
+
+
+class RecordingFlash(Flash):
+    """A flash that notes what was done to it, in order."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__(part, SectorPool(), bootloader_sectors(part))
+        self.done: list[tuple[str, int]] = []
+
+    def erase_sector(self, address: int) -> None:
+        """Erase, and note it."""
+        self.done.append(("erase", address))
+        super().erase_sector(address)
+
+    def program(self, address: int, data: bytes) -> None:
+        """Program, and note each unit."""
+        self.done += [("program", unit) for unit in range(address, address + len(data), self.part.program_unit)]
+        super().program(address, data)
+
+
+PIECES = {
+    "ascending": [s3(START, b"\x11" * 16), s3(START + 16, b"\x22" * 16), s3(START + 3 * SECTOR, b"\x33" * 16)],
+    "descending": [s3(START + 3 * SECTOR, b"\x33" * 16), s3(START + 16, b"\x22" * 16), s3(START, b"\x11" * 16)],
+    "vectors between": [s3(START + 16, b"\x22" * 16), s3(START, b"\x11" * 16), s3(START + 3 * SECTOR, b"\x33" * 16)],
+    "vectors in bytes": [
+        *(s3(START + 3 * SECTOR + i, b"\x33" * 4) for i in (0, 4)),
+        *(s3(START + i, b"\x11") for i in range(15, -1, -1)),
+    ],
+}
+"""Updates of two sectors, the one with the vectors among them, by how their records come."""
+
+
+@pytest.mark.parametrize("records", PIECES.values(), ids=PIECES)
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_vectors_last_erases_their_sector_before_anything_and_programs_them_after_everything(
+    part: Part, records: list[SRecord]
+) -> None:
+    """Wherever in the file they stand: no moment of the update has an old or a new stack pointer over half an image."""
+    flash = RecordingFlash(part)
+    bootloader = Bootloader(flash, BootPolicy.AN2295, order=ProgrammingOrder.VECTORS_LAST)
+    for record in records:
+        bootloader.write(record)
+    before_the_end = list(flash.done)
+
+    bootloader.finish("1")
+
+    assert ("erase", START) == flash.done[0]
+    assert ("program", START) not in before_the_end
+    assert ("program", START) == flash.done[-1]
+    assert 1 == flash.done.count(("erase", START))
+
+
+@pytest.mark.parametrize("policy", BootPolicy)
+def test_vectors_last_erases_their_sector_even_where_no_record_has_them(policy: BootPolicy) -> None:
+    """An image without vectors leaves none of an earlier one; under the policy `mark`, the mark comes first."""
+    flash = RecordingFlash(PART)
+
+    Bootloader(flash, policy).write(s3(START + 3 * SECTOR, b"\x33" * 16))
+
+    mark = [("program", PART.flash_end - SECTOR)] if policy is BootPolicy.MARK else []
+    assert [*mark, ("erase", START), ("erase", START + 3 * SECTOR)] == flash.done[: len(mark) + 2]
+
+
+@pytest.mark.parametrize("name", ["ascending", "descending", "vectors between"])
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_file_order_programs_vectors_when_they_come(part: Part, name: str) -> None:
+    """Every sector is erased, and every unit programmed, as its record comes."""
+    flash = RecordingFlash(part)
+    bootloader = Bootloader(flash, BootPolicy.AN2295, order=ProgrammingOrder.FILE)
+    expected: list[tuple[str, int]] = []
+    for record in PIECES[name]:
+        bootloader.write(record)
+        sector = record.address - record.address % part.sector_size
+        if ("erase", sector) not in expected:
+            expected.append(("erase", sector))
+        expected += [("program", unit) for unit in range(record.address, record.end, part.program_unit)]
+
+        assert expected == flash.done
+
+    bootloader.finish("1")
+
+    assert expected == flash.done
+
+
+@pytest.mark.parametrize("order", ProgrammingOrder)
+@given(pieces=images_in_pieces())
+def test_both_orders_end_as_the_image(
+    order: ProgrammingOrder, pieces: tuple[Part, FirmwareImage, list[SRecord]]
+) -> None:
+    """And program each unit once."""
+    part, image, records = pieces
+    flash = CountingFlash(part)
+    bootloader = Bootloader(flash, BootPolicy.AN2295, order=order)
+    for record in records:
+        bootloader.write(record)
+
+    bootloader.finish("1")
+
+    assert first_difference(flash, image, bootloader.touched) is None
+    assert image.crc32 == bootloader.image_crc()
+
+
+# A bootloader that does not guard itself.
+
+OPEN_FIELD = bytes.fromhex("ff" * 12 + "fe3bffff")
+LOCKING_FIELD = bytes.fromhex("ff" * 12 + "ef3bffff")
+"""FSEC EF: secured, and mass erase disabled."""
+
+
+def own_flash(field: bytes) -> bytes:
+    """A new bootloader's [0, 0x600), with this flash configuration field."""
+    content = bytearray(random.Random(5).randbytes(0x600))
+    content[0x400:0x410] = field
+    return bytes(content)
+
+
+def cut_into(content: bytes, sizes: Iterable[int], start: int = 0) -> list[SRecord]:
+    """Records of these sizes, the last one with all the rest."""
+    cut, position = [], start
+    for size in sizes:
+        cut.append(s3(position, content[position : position + size]))
+        position += size
+    return [*cut, s3(position, content[position:])] if position < len(content) else cut
+
+
+def write_all(bootloader: Bootloader, records: Iterable[SRecord]) -> None:
+    """Write them, up to one that is rejected."""
+    for record in records:
+        bootloader.write(record)
+
+
+@pytest.mark.parametrize("order", ProgrammingOrder)
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_unguarded_bootloader_takes_records_for_its_own_flash(part: Part, order: ProgrammingOrder) -> None:
+    """As AN2295 does, unless its sectors are protected; the application beside it is programmed as ever."""
+    flash = Flash(part, SectorPool(), bootloader_sectors(part))
+    content = own_flash(OPEN_FIELD)
+    bootloader = Bootloader(flash, BootPolicy.AN2295, order=order, guards_itself=False)
+    write_all(bootloader, [*cut_into(content, [16] * 90), s3(START - 8, b"\x77" * 24)])
+
+    bootloader.finish("1")
+
+    assert content.ljust(part.sector_size, b"\xff") == flash.read(0, len(content.ljust(part.sector_size, b"\xff")))
+    assert b"\x77" * 24 == flash.read(START - 8, START + 16)
+
+
+FIELD_CUTS = {
+    "whole": [0x600],
+    "sixteen": [16] * 96,
+    "eight": [8] * 192,
+    "four": [4] * 384,
+    "from the field": [0x400, 16, 16],
+    "at FSEC": [0x40C, 4, 16],
+    "behind FSEC": [0x40D, 3, 16],
+    "between units": [13] * 120,
+    "one by one": [1] * 0x600,
+    "two at once, of odd sizes": [0x3FF, 13, 1, 3],
+}
+"""Sizes of the records in which a bootloader's image comes."""
+
+
+@pytest.mark.parametrize("allows_lock", [False, True])
+@pytest.mark.parametrize("sizes", FIELD_CUTS.values(), ids=FIELD_CUTS)
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_field_that_locks_for_ever_is_refused_however_it_is_cut_unless_allowed(
+    part: Part, sizes: list[int], allows_lock: bool
+) -> None:
+    """The record with FSEC is not acked, and FSEC is not in flash; where it is allowed, it is."""
+    flash = Flash(part, SectorPool(), bootloader_sectors(part))
+    bootloader = Bootloader(flash, BootPolicy.AN2295, guards_itself=False, allows_lock=allows_lock)
+    reasons = []
+    for record in cut_into(own_flash(LOCKING_FIELD), sizes):
+        try:
+            bootloader.write(record)
+        except RecordRejected as error:
+            reasons.append((error.reason, error.address))
+            break
+    else:
+        bootloader.finish("1")
+
+    if allows_lock:
+        assert ([], 0xEF) == (reasons, flash.read(0x40C, 0x40D)[0])
+    else:
+        assert [(Rejection.SECURITY, 0x40C)] == reasons
+        assert 0xEF != flash.read(0x40C, 0x40D)[0]
+
+
+@pytest.mark.parametrize("start", [0x300, 0x3F0, 0x3FC, 0x400, 0x404, 0x408])
+@pytest.mark.parametrize("size", [4, 8, 12, 16, 20])
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_run_that_goes_on_into_the_field_is_looked_at(part: Part, start: int, size: int) -> None:
+    """A record that only goes on with the last one is the quick case, and the dangerous one."""
+    bootloader = Bootloader(Flash(part, SectorPool(), bootloader_sectors(part)), BootPolicy.AN2295, guards_itself=False)
+    content = own_flash(LOCKING_FIELD)
+
+    with pytest.raises(RecordRejected, match=r"FSEC 0xef at 0x0000040c .* no debugger") as caught:
+        write_all(bootloader, cut_into(content, [size] * (-(-(0x410 - start) // size)), start))
+
+    assert Rejection.SECURITY is caught.value.reason
+
+
+@pytest.mark.parametrize("fsec", [0xFE, 0xFF, 0xEE, 0xDF, 0xFC, 0x00])
+def test_field_that_a_mass_erase_can_still_undo_is_taken(fsec: int) -> None:
+    """Secured or not: only what nobody can undo is refused."""
+    field = OPEN_FIELD[:12] + bytes([fsec]) + OPEN_FIELD[13:]
+    flash = Flash(PART, SectorPool(), bootloader_sectors(PART))
+
+    bootloader = Bootloader(flash, BootPolicy.AN2295, guards_itself=False)
+    write_all(bootloader, cut_into(own_flash(field), [16] * 96))
+    bootloader.finish("1")
+
+    assert fsec == flash.read(0x40C, 0x40D)[0]
+
+
+def test_guarded_bootloader_refuses_its_own_flash_before_it_looks_at_the_field() -> None:
+    """Allowed or not."""
+    for allows_lock in (False, True):
+        bootloader = Bootloader(CountingFlash(PART), BootPolicy.AN2295, allows_lock=allows_lock)
+        with pytest.raises(RecordRejected) as caught:
+            bootloader.write(s3(0x400, LOCKING_FIELD))
+
+        assert Rejection.BOOTLOADER is caught.value.reason

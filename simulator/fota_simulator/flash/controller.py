@@ -102,8 +102,11 @@ class FlashController:
         return Status(self._now())
 
     def reset(self) -> None:
-        """A reset of the part: commands are gone, the field at 0x400 is latched."""
-        self._running = None
+        """A reset of the part: a command under way is torn, the field at 0x400 is latched."""
+        self._now()
+        aborted, self._running = self._running, None
+        if aborted is not None:
+            aborted.change(CutMode.TORN)
         self._status = _CCIF
         self.configuration = FlashConfiguration.decode(self.array.read(FIELD_START, FIELD_START + FIELD_SIZE))
         if self._trace is not None:
@@ -127,12 +130,15 @@ class FlashController:
 
         Raises `FlashError` outside the flash.
         """
+        busy = not self._now() & _CCIF  # first of all: a command whose time has passed changes what is read
         content = self.array.read(start, end)
-        if not self._now() & _CCIF and self._running is not None:
-            size = self.part.block_size
-            if any(block in self._running.blocks for block in range(start // size, (end - 1) // size + 1)):
+        if busy and self._running is not None:
+            size, blocks = self.part.block_size, self._running.blocks
+            if any(block in blocks for block in self._blocks(start, end)):
                 self._status |= int(Status.RDCOLERR)
-                return bytes(~byte & 0xFF for byte in content)
+                return bytes(
+                    byte ^ 0xFF if address // size in blocks else byte for address, byte in enumerate(content, start)
+                )
         return content
 
     def launch(self, fccob: bytes) -> None:
@@ -392,9 +398,11 @@ class ControlledFlash:
             self._run(command_word(self._program_command, start) + words, start)
 
     def _run(self, fccob: bytes, address: int) -> None:
-        if address > 0xFF_FFFF:  # FCCOB1..3 have no room for more, and what is left of it is another address
+        if not 0 <= address <= 0xFF_FFFF:  # FCCOB1..3 have no room for it, and what is left of it is another address
             raise FlashError(f"{address:#010x}, expected an address of 24 bits", address=address)
         controller = self._controller
+        if controller._running is not None:
+            controller._finish()  # nothing can be launched meanwhile
         if controller._status & _ERRORS:
             controller.clear(Status(_ERRORS))
         controller.launch(fccob)
@@ -429,6 +437,7 @@ class DebugPort:
         """
         if self.access is Debugging.LOST:
             raise DebugRefused(f"mass erase by a debugger: {self.access.value}")
+        self._controller.wait()
         self._controller.clear(Status(_ERRORS))
         if (status := self._controller.execute(command_word(Command.ERASE_ALL))) & _BLOCKED:
             raise DebugRefused(f"mass erase by a debugger: {status & _BLOCKED!s}, a region is protected")
