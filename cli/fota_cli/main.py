@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "mcu": "run one virtual K60 against a server",
     "swarm": "run thousands of virtual K60s against a server",
     "image": "check a firmware file, seal it, pack it, convert it",
+    "flash": "look at a flash, compare two, convert a dump",
     "powercut": "cut a virtual K60's power at every moment of an update",
     "conformance": "judge a server or a device",
 }

@@ -11,12 +11,9 @@ well; of check, 1 when a server refuses the file, or a device would not start it
 """
 
 import argparse
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
-
-import intelhex
 
 from fota_protocol.errors import ImageError
 from fota_protocol.formats import FileFormat, cut, detect_format, dump_image, load
@@ -27,15 +24,12 @@ from fota_protocol.parts import DEFAULT_PART, Part
 from .. import exit_codes
 from ..choices import one_of
 from ..device_options import PART_NAMES, part_named
+from ..dumps import BINARY, SREC, SUFFIXES, encode_ihex
 from ..errors import UsageError
 from ..files import check_writable, read_bytes, write_file, write_json
 
 ROUND_TRIP: Final = 0.6
 """Seconds from a record to its ack on the field's modems."""
-
-_BINARY: Final = {".bin"}
-_IHEX: Final = {".hex", ".ihex"}
-_SREC: Final = {".s19", ".s28", ".s37", ".srec", ".mot"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +81,7 @@ def _address(text: str) -> int:
 
 def _load(data: bytes, args: argparse.Namespace, part: Part) -> FirmwareImage:
     """The image; raises `ImageError`."""
-    is_raw = args.format is FileFormat.BINARY or (args.format is None and args.file.suffix.lower() in _BINARY)
+    is_raw = args.format is FileFormat.BINARY or (args.format is None and args.file.suffix.lower() in BINARY)
     return load(
         data,
         file_format=FileFormat.BINARY if is_raw else args.format,
@@ -212,7 +206,7 @@ def _pack(args: argparse.Namespace) -> int:
 
 
 def _write(path: Path, image: FirmwareImage, what: str) -> int:
-    if path.suffix.lower() not in _SREC:
+    if path.suffix.lower() not in SREC:
         raise UsageError(f"output {path}, expected a name for S-records, that ends in .s19, .s28, .s37, .srec or .mot")
     write_file(path, dump_image(image))
     print(f"{path}: {what}, {len(image.records):,} records, image CRC {image.crc32:08X}")
@@ -222,23 +216,18 @@ def _write(path: Path, image: FirmwareImage, what: str) -> int:
 def _convert(args: argparse.Namespace) -> int:
     part = part_named(args.part)
     suffix = args.output.suffix.lower()
-    if suffix not in _SREC | _IHEX | _BINARY:
+    if suffix not in SUFFIXES:
         raise UsageError(f"output {args.output}, expected a name that ends in .s19, .hex or .bin")
     image = _read(args, part)
-    if suffix in _SREC:
+    if suffix in SREC:
         records = cut((segment.start, segment.data) for segment in image.segments)
         content = dump_image(
             FirmwareImage.from_records(records, header=image.header, start_address=image.start_address)
         )
-    elif suffix in _BINARY:
+    elif suffix in BINARY:
         content = image.read(image.first, image.end)
     else:
-        writer = intelhex.IntelHex()
-        for segment in image.segments:
-            writer.puts(segment.start, segment.data)
-        text = io.StringIO()
-        writer.write_hex_file(text)
-        content = text.getvalue().encode()
+        content = encode_ihex((segment.start, segment.data) for segment in image.segments)
     write_file(args.output, content)
     print(f"{args.output}: {len(content):,} bytes from {image.first:#010x}, image CRC {image.crc32:08X}")
     return exit_codes.OK

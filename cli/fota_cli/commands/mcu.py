@@ -10,15 +10,11 @@ Exit code 0 if it was updated (and, with --image, its flash verified), 1 if not.
 import argparse
 import contextlib
 import dataclasses
-import io
 import sys
 from pathlib import Path
 from typing import Final
 
-import intelhex
-
 from fota_protocol.device import Result
-from fota_protocol.formats import dump_srec
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
 from fota_simulator.boot import ProgrammingOrder
@@ -44,13 +40,12 @@ from fota_transport.trace import Trace
 from .. import exit_codes
 from ..choices import one_of
 from ..device_options import add_device_options, identification, part_named, server_address, timings
+from ..dumps import SUFFIXES, encode_dump
 from ..errors import UsageError
 from ..files import check_writable, read_image, write_file, write_json
 
 MAX_STUCK_BITS: Final = 1000
 """Most cells of each kind that may be stuck."""
-
-_DUMPS: Final = {".s19", ".srec", ".mot", ".hex", ".ihex", ".bin"}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """Update the device once; returns the exit code."""
     host, port = server_address(args.server)
     image = None if args.image is None else read_image(args.image)
-    if args.dump is not None and args.dump.suffix.lower() not in _DUMPS:
+    if args.dump is not None and args.dump.suffix.lower() not in SUFFIXES:
         raise UsageError(f"dump {args.dump}, expected a name that ends in .s19, .hex or .bin")
     for path in (args.dump, args.json, args.trace, args.events, args.device):
         check_writable(path)
@@ -224,7 +219,7 @@ def _update(
     values = report.as_json()
     outcome = {"outcome": values.pop("result"), "part": mcu.part.name, **values}
     if args.dump is not None:
-        write_file(args.dump, _dump(mcu, args.dump.suffix.lower()))
+        write_file(args.dump, encode_dump(mcu.flash, args.dump.suffix.lower()))
     if args.trace is not None:
         write_file(args.trace, trace.to_text().encode())
     if args.json is not None:
@@ -233,19 +228,3 @@ def _update(
     verified = {None: "", True: ", flash verified", False: ", flash not as the image"}[report.verified]
     print(f"{report.mcuid}: {report.result} after {report.records} records{why}{verified}", file=sys.stderr)
     return exit_codes.OK if report.ok else exit_codes.FAILED
-
-
-def _dump(mcu: VirtualMcu, suffix: str) -> bytes:
-    """The application flash in the format that a file name's suffix asks for."""
-    part = mcu.part
-    if suffix == ".bin":
-        return mcu.flash.read(part.application_start, part.flash_end)
-    segments = list(mcu.flash.segments(part.application_start, part.flash_end))
-    if suffix in (".hex", ".ihex"):
-        writer = intelhex.IntelHex()
-        for start, data in segments:
-            writer.puts(start, data)
-        text = io.StringIO()
-        writer.write_hex_file(text)
-        return text.getvalue().encode()
-    return dump_srec(segments, header=b"k60-fota")

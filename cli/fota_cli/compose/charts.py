@@ -11,8 +11,9 @@ from html import escape
 from itertools import pairwise
 from typing import Final
 
-from fota_protocol.parts import Part
 from fota_simulator.report import Sample
+
+from ..flash_map import FlashPicture, svg_cells
 
 WIDTH: Final = 520.0
 HEIGHT: Final = 270.0
@@ -35,9 +36,6 @@ RATES: Final = 120
 
 BINS: Final = 24
 """Bars of a histogram."""
-
-MAP_COLUMNS: Final = 32
-"""Sectors in a row of a flash map."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,31 +143,10 @@ def bars(rows: Sequence[Bar]) -> str:
     return _svg("outcomes", max(44.0 * len(rows), 44.0), "devices by outcome", parts)
 
 
-def flash_map(part: Part, programmed: frozenset[int], first: int, end: int) -> str:
-    """Every sector of a part's flash as a square, 32 a row; [first, end) is the image."""
-    size = part.sector_size
-    left, cell = 92.0, (WIDTH - 92.0) / MAP_COLUMNS
-    count = part.flash_size // size
-    parts = []
-    for index in range(count):
-        start = index * size
-        row, column = divmod(index, MAP_COLUMNS)
-        if start < part.application_start:
-            style, name = "boot", "bootloader"
-        elif index in programmed:
-            style, name = "programmed", "programmed"
-        else:
-            style, name = "blank", "blank"
-        where = f"[{start:#010x}, {start + size:#010x}) sector {index}: {name}"
-        if start < end and first < start + size:
-            where += ", of the image"
-        parts.append(
-            f'<rect class="{style}" x="{left + column * cell:.1f}" y="{row * cell:.1f}" '
-            f'width="{cell - 1.5:.1f}" height="{cell - 1.5:.1f}">{_title(where)}</rect>'
-        )
-        if column == 0:
-            parts.append(_text(0, row * cell + cell - 3.5, f"{start:#010x}", "start"))
-    return _svg("flash", math.ceil(count / MAP_COLUMNS) * cell, f"flash of {part.name} by sector", parts)
+def flash_map(picture: FlashPicture) -> str:
+    """Every sector of a part's flash as a square."""
+    cells, height = svg_cells(picture, WIDTH)
+    return _svg("flash", height, f"flash of {picture.part.name} by sector", cells)
 
 
 def legend(entries: Mapping[str, str]) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 from fota_protocol.parts import Part
 from fota_simulator.report import McuReport, SwarmReport
 
+from ..flash_map import FlashPicture, SectorState
 from .charts import STATES, Bar, bars, flash_map, fleet_over_time, histogram, legend
 
 MIB: Final = 1024 * 1024
@@ -177,7 +178,21 @@ def _flash(flash: FlashFigures | None) -> str:
         ]
     )  # fmt: skip
     key = legend({"boot": "bootloader", "programmed": "programmed", "blank": "blank"})
-    return facts + flash_map(part, flash.programmed, image.first, image.end) + key
+    return facts + flash_map(_picture(flash)) + key
+
+
+def _picture(flash: FlashFigures) -> FlashPicture:
+    part, size = flash.part, flash.part.sector_size
+    states = tuple(
+        SectorState.BOOTLOADER
+        if index * size < part.application_start
+        else SectorState.PROGRAMMED
+        if index in flash.programmed
+        else SectorState.BLANK
+        for index in range(part.flash_size // size)
+    )
+    of_image = frozenset(range(flash.image.first // size, (flash.image.end - 1) // size + 1))
+    return FlashPicture(part, states, of_image=of_image)
 
 
 def _images(images: Iterable[ImageFigures]) -> str:
