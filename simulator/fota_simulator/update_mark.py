@@ -41,11 +41,20 @@ def begin(flash: FlashMemory) -> None:
 def end(flash: FlashMemory) -> None:
     """Say that the update has ended well; raises `FlashError`.
 
-    A second unit that was torn is programmed again: zeroes are the one value that any bits can still become.
+    A second unit that was torn cannot be programmed again: then the next pair says it, or a blank sector where there is
+    none. The application is whole at this moment, so each step on the way there is a safe one.
     """
     pair = _last_pair(flash)
-    if pair is not None:
-        flash.program(pair + flash.part.program_unit, bytes(flash.part.program_unit))
+    if pair is None:
+        return
+    part = flash.part
+    if _done_unit(flash, pair).strip(ERASED):
+        pair += 2 * part.program_unit
+        if pair >= part.flash_end:
+            flash.erase_sector(sector_start(part))
+            return
+        flash.program(pair, bytes(part.program_unit))
+    flash.program(pair + part.program_unit, bytes(part.program_unit))
 
 
 def _last_pair(flash: FlashMemory) -> int | None:

@@ -16,6 +16,8 @@ from fota_simulator import update_mark
 from fota_simulator.boot import BootPolicy, ProgrammingOrder, Start, application_end, at_reset, would_start
 from fota_simulator.bootloader import Bootloader, bootloader_sectors
 from fota_simulator.flash import Flash, SectorPool
+from fota_simulator.flash.controller import ControlledFlash, FlashController
+from fota_transport.clock import VirtualClock
 
 PART: Final = PARTS["MK60DN512"]
 START: Final = PART.application_start
@@ -238,14 +240,18 @@ def test_update_after_one_that_was_cut_goes_on_with_its_mark() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), list(itertools.product((b"\0\x80\xff\xfe", ZERO), (b"\x55\xff", BLANK))))
-def test_torn_mark_is_mended_by_the_next_update(first: bytes, second: bytes) -> None:
-    """Whatever of the pair was torn, its end says that the image is whole."""
-    flash = marked(PART, [first, second])
-    update_mark.begin(flash)
+@pytest.mark.parametrize("used", [0, PART.sector_size // (2 * PART.program_unit) - 1], ids=["first", "last pair"])
+def test_torn_mark_is_mended_by_the_next_update(first: bytes, second: bytes, used: int) -> None:
+    """Whatever of the pair was torn, its end says that the image is whole, and programs no unit twice."""
+    flash = marked(PART, [ZERO] * 2 * used + [first, second])
+    controller = FlashController(flash, VirtualClock(), strict=True)
+    memory = ControlledFlash(controller)
+    update_mark.begin(memory)
 
-    update_mark.end(flash)
+    update_mark.end(memory)
 
     assert APPLICATION is at_reset(flash, BootPolicy.MARK)
+    assert 0 == controller.overprogrammed
 
 
 def test_image_may_not_use_the_sector_of_the_mark() -> None:

@@ -161,7 +161,11 @@ def device(
 ) -> Device:
     """A new one."""
     who = Identification("0001000000000000000000000", "")
-    return Device(VirtualMcu(who, PART, McuShare.new(), settings=BootloaderSettings(policy), timings=timings, acks_verdict=acks_verdict))
+    return Device(
+        VirtualMcu(
+            who, PART, McuShare.new(), settings=BootloaderSettings(policy), timings=timings, acks_verdict=acks_verdict
+        )
+    )
 
 
 def s3(address: int, data: bytes) -> bytes:

@@ -305,7 +305,9 @@ def test_timeline_of_a_long_run_is_bounded() -> None:
 
 def test_policy_none_takes_what_sealed_refuses(loop: Loop) -> None:
     """The policy reaches every device."""
-    report, _ = update(loop, [plan(0, UNSEALED)], lambda _: Served(UNSEALED.frames), settings=BootloaderSettings(BootPolicy.AN2295))
+    report, _ = update(
+        loop, [plan(0, UNSEALED)], lambda _: Served(UNSEALED.frames), settings=BootloaderSettings(BootPolicy.AN2295)
+    )
 
     assert report.ok
 

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
             timings=waits,
         )
         try:
-            return _update(mcu, supply, (host, port), image, args)
+            return _update(mcu, supply, (host, port), image, events, args)
         finally:
             if args.device is not None:
                 _save(args.device, mcu)
@@ -192,7 +192,12 @@ def _save(path: Path, mcu: VirtualMcu) -> None:
 
 
 def _update(
-    mcu: VirtualMcu, supply: Supply, server: tuple[str, int], image: FirmwareImage | None, args: argparse.Namespace
+    mcu: VirtualMcu,
+    supply: Supply,
+    server: tuple[str, int],
+    image: FirmwareImage | None,
+    events: EventTrace | None,
+    args: argparse.Namespace,
 ) -> int:
     """Play the session, write and print what came of it; returns the exit code."""
     clock = SystemClock()
@@ -207,6 +212,8 @@ def _update(
                 pump(powered, link, clock, lambda _: b"", powered.start(clock.monotonic()), trace)
             except PowerLost as lost:
                 trouble = POWER_LOST, f"power lost {lost}"
+                if events is not None:
+                    events.record("power lost", where=str(lost), records=session.records)
                 link.write(lost.sent, 0.0)
     except (LinkLost, TimeoutError) as error:
         trouble = trouble or (NOT_CONNECTED, str(error))

@@ -20,7 +20,7 @@ from fota_protocol.parts import Part
 from fota_transport.clock import VirtualClock
 
 from ..errors import DebugRefused, FlashError, Overprogrammed
-from ..events import EventTrace
+from ..events import EventTrace, Fact
 from ..supply import CutMode, Supply
 from .array import ERASED, Flash
 from .commands import Command, FlashModule, Margin, Status, Timing, command_word, data_words, module_of
@@ -36,6 +36,8 @@ _BLOCKED: Final = int(Status.ACCERR | Status.FPVIOL)
 """What keeps a command from being launched."""
 
 _FCCOB_SIZE: Final = 12
+
+_NAMES: Final = {int(command): command.name.lower() for command in Command}
 
 
 class _Refused(Exception):
@@ -240,22 +242,22 @@ class FlashController:
         self._status |= _CCIF
         if not running.change(running.cut):
             self._status |= _MGSTAT0
+        self._note(running.command, running.address, running.cut)
         if running.cut is not None:
-            if self._trace is not None:
-                self._trace.record("power lost", command=running.command.name.lower(), mode=running.cut.value)
             raise self._supply.fail_in_command(running.cut)
-        self._note(running.command, running.address)
 
-    def _note(self, code: int, address: int) -> None:
+    def _note(self, code: int, address: int, cut: CutMode | None = None) -> None:
+        """Note a command that is over, or that was not started."""
         if self._trace is None:
             return
-        try:
-            name = Command(code).name.lower()
-        except ValueError:
-            name = f"{code:#04x}"
-        errors = Status(self._status & (_ERRORS | _MGSTAT0))
-        flags = "+".join(str(flag.name) for flag in errors)
-        self._trace.record("flash", command=name, address=address, **({"status": flags} if flags else {}))
+        facts: dict[str, Fact] = {"command": _NAMES.get(code, f"{code:#04x}")}
+        if code not in (Command.READ_1S_ALL, Command.ERASE_ALL):  # these have none
+            facts["address"] = address
+        if cut is not None:
+            facts["cut"] = cut.value
+        if errors := Status(self._status & (_ERRORS | _MGSTAT0)):
+            facts["status"] = "+".join(str(flag.name) for flag in errors)
+        self._trace.record("flash", **facts)
 
     # What commands do to the array.
 
@@ -265,7 +267,7 @@ class FlashController:
         blank = not old.strip(ERASED)
         if not blank:
             self.overprogrammed += 1
-            if self._strict:
+            if self._strict and cut is None:
                 raise Overprogrammed(
                     f"programming [{address:#010x}, {end:#010x}), which holds {old.hex(' ')}, expected it erased",
                     address=address,
@@ -433,11 +435,16 @@ class DebugPort:
     def mass_erase(self) -> None:
         """Erase all of it, which opens the part until its next reset; raises `DebugRefused` where that is disabled.
 
-        A protected region blocks it, too.
+        A protected region blocks it, too, and cells that do not erase keep the part from opening.
         """
         if self.access is Debugging.LOST:
             raise DebugRefused(f"mass erase by a debugger: {self.access.value}")
         self._controller.wait()
         self._controller.clear(Status(_ERRORS))
-        if (status := self._controller.execute(command_word(Command.ERASE_ALL))) & _BLOCKED:
-            raise DebugRefused(f"mass erase by a debugger: {status & _BLOCKED!s}, a region is protected")
+        status = self._controller.execute(command_word(Command.ERASE_ALL))
+        if status & _BLOCKED:
+            raise DebugRefused("mass erase by a debugger: a region is protected")
+        if status & Status.MGSTAT0:
+            raise DebugRefused(
+                "mass erase by a debugger: the flash is not blank, and the part stays as secured as it was"
+            )

@@ -211,6 +211,23 @@ def test_strict_mode_stops_at_a_unit_that_was_not_erased(part: Part) -> None:
     assert 1 == bench.controller.overprogrammed
 
 
+def test_strict_mode_hides_no_power_cut(part: Part) -> None:
+    """A command that is cut is cut, whatever it programs."""
+    bench = Bench(part, strict=True, supply=Supply(CommandCut(2, CutMode.AFTER)))
+    bench.run(bench.program(PLACE, b"\x0f" * part.program_unit))
+
+    with pytest.raises(PowerLost):
+        bench.run(bench.program(PLACE, b"\x0c" * part.program_unit))
+
+
+def test_mass_erase_that_leaves_a_bit_is_refused(part: Part) -> None:
+    """A debugger is told that the part did not open."""
+    bench = Bench(part, faults=FlashFaults(stuck_at_0={PLACE: 1}))
+
+    with pytest.raises(DebugRefused, match="not blank"):
+        DebugPort(bench.controller).mass_erase()
+
+
 def test_program_section_takes_its_bytes_from_the_programming_ram(bench: Bench) -> None:
     """As many units of the module's section as were asked for; the rest of the sector stays blank."""
     size = 3 * bench.facts.section
@@ -1034,7 +1051,7 @@ def test_trace_has_resets_commands_and_cuts(part: Part) -> None:
         (0.0, "reset", {"fprot": "FFFFFFFF", "fsec": "FE", "debug": "open"}),
         (took, "flash", {"command": "erase_sector", "address": PLACE}),
         (took, "flash", {"command": "0x0a", "address": PLACE, "status": "ACCERR"}),
-        (2 * took, "power lost", {"command": "erase_sector", "mode": "after"}),
+        (2 * took, "flash", {"command": "erase_sector", "address": PLACE, "cut": "after"}),
     ] == [(event.time_s, event.kind, event.facts) for event in trace.events]
 
 
