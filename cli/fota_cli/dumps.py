@@ -1,5 +1,6 @@
 """Flash contents in files: S-records, Intel HEX and raw images, and the device files of virtual K60s."""
 
+import argparse
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ class Dump:
     def wear(self) -> Mapping[int, int] | None:
         """Erases by index of the sector; None where the file does not say."""
         return None if self.device is None else self.device.wear
+
+
+def address(text: str) -> int:
+    """A converter for argparse: where a raw image begins."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a number, for instance 0x4000") from None
 
 
 def read_dump(path: Path, part_name: str, address: int | None) -> Dump:

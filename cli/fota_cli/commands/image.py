@@ -24,7 +24,7 @@ from fota_protocol.parts import DEFAULT_PART, Part
 from .. import exit_codes
 from ..choices import one_of
 from ..device_options import PART_NAMES, part_named
-from ..dumps import BINARY, SREC, SUFFIXES, encode_ihex
+from ..dumps import BINARY, SREC, SUFFIXES, address, encode_ihex
 from ..errors import UsageError
 from ..files import check_writable, read_bytes, write_file, write_json
 
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add(
             "--format", type=one_of(FileFormat), metavar="srec|ihex|elf|binary", help="what it is (default: by content)"
         )
-        add("--address", type=_address, metavar="N", help="where a raw image goes (default: where applications begin)")
+        add("--address", type=address, metavar="N", help="where a raw image goes (default: where applications begin)")
         add("--allow-unterminated", action="store_true", help="take S-records without a termination record")
         return sub
 
@@ -70,13 +70,6 @@ def run(args: argparse.Namespace) -> int:
     """Do what was asked; returns the exit code."""
     code: int = args.action(args)
     return code
-
-
-def _address(text: str) -> int:
-    try:
-        return int(text, 0)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}, expected a number, for instance 0x4000") from None
 
 
 def _load(data: bytes, args: argparse.Namespace, part: Part) -> FirmwareImage:
