@@ -45,7 +45,7 @@ class Dump:
         return None if self.device is None else self.device.wear
 
 
-def address(text: str) -> int:
+def raw_address(text: str) -> int:
     """A converter for argparse: where a raw image begins."""
     try:
         return int(text, 0)

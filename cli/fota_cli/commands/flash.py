@@ -25,7 +25,7 @@ from fota_simulator.flash.configuration import FIELD_SIZE, FIELD_START, FlashCon
 
 from .. import exit_codes
 from ..device_options import PART_NAMES
-from ..dumps import SUFFIXES, Dump, address, encode_dump, read_dump
+from ..dumps import SUFFIXES, Dump, encode_dump, raw_address, read_dump
 from ..errors import UsageError
 from ..files import check_writable, read_image, write_file, write_json
 from ..flash_map import SectorState, as_svg, as_text, picture_of
@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
             sub.add_argument(file.lower(), type=Path, metavar=file, help="a device file, or a dump")
         add = sub.add_argument
         add("--part", default=DEFAULT_PART, metavar="NAME", help=f"of a dump: {PART_NAMES} (default: {DEFAULT_PART})")
-        add("--address", type=address, metavar="N", help="where a raw dump begins (default: by its size)")
+        add("--address", type=raw_address, metavar="N", help="where a raw dump begins (default: by its size)")
         return sub
 
     add = action("show", "show a flash as a map of its sectors", _show, "FLASH").add_argument

@@ -24,7 +24,7 @@ from fota_protocol.parts import DEFAULT_PART, Part
 from .. import exit_codes
 from ..choices import one_of
 from ..device_options import PART_NAMES, part_named
-from ..dumps import BINARY, SREC, SUFFIXES, address, encode_ihex
+from ..dumps import BINARY, SREC, SUFFIXES, encode_ihex, raw_address
 from ..errors import UsageError
 from ..files import check_writable, read_bytes, write_file, write_json
 
@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add(
             "--format", type=one_of(FileFormat), metavar="srec|ihex|elf|binary", help="what it is (default: by content)"
         )
-        add("--address", type=address, metavar="N", help="where a raw image goes (default: where applications begin)")
+        add("--address", type=raw_address, metavar="N", help="where a raw image goes (default: where applications begin)")
         add("--allow-unterminated", action="store_true", help="take S-records without a termination record")
         return sub
 
