@@ -7,7 +7,7 @@ import enum
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Final
@@ -25,6 +25,9 @@ COLUMNS: Final = 64
 SVG_COLUMNS: Final = 32
 """Sectors in a row of a picture."""
 
+SVG_TEXT: Final = 84
+"""Characters in a line of a picture."""
+
 ENDURANCE: Final = 10_000
 """Erases that the data sheet promises of a sector."""
 
@@ -34,6 +37,7 @@ class SectorState(enum.Enum):
 
     BOOTLOADER = "boot"
     PROGRAMMED = "programmed"
+    OTHER = "other"
     DIFFERS = "differs"
     BLANK = "blank"
 
@@ -41,12 +45,14 @@ class SectorState(enum.Enum):
 _NAMES: Final = {
     SectorState.BOOTLOADER: "bootloader",
     SectorState.PROGRAMMED: "programmed",
+    SectorState.OTHER: "not of the image",
     SectorState.DIFFERS: "differs from the image",
     SectorState.BLANK: "blank",
 }
 _LETTERS: Final = {
     SectorState.BOOTLOADER: "bB",
     SectorState.PROGRAMMED: "oO",
+    SectorState.OTHER: "nN",
     SectorState.DIFFERS: "xX",
     SectorState.BLANK: ".:",
 }
@@ -55,6 +61,7 @@ _LETTERS: Final = {
 _COLOURS: Final = {
     SectorState.BOOTLOADER: "yellow",
     SectorState.PROGRAMMED: "green",
+    SectorState.OTHER: "cyan",
     SectorState.DIFFERS: "bold red",
     SectorState.BLANK: "dim",
 }
@@ -80,7 +87,7 @@ class FlashPicture:
         if index in self.protected:
             text += ", protected"
         if self.wear is not None:
-            text += f", erased {self.wear.get(index, 0):,} times"
+            text += f", erased {times(self.wear.get(index, 0))}"
         return text
 
     @property
@@ -96,7 +103,11 @@ def picture_of(
     image: FirmwareImage | None = None,
     wear: Mapping[int, int] | None = None,
 ) -> FlashPicture:
-    """What a flash shows: with `image`, where it differs from that; with `configuration`, what is protected."""
+    """What a flash shows: with `image`, where it differs from that; with `configuration`, what is protected.
+
+    A sector in which the image has no bytes cannot differ: bootloaders erase no more than they need, so an older image
+    may be left there.
+    """
     part = flash.part
     size = part.sector_size
     sectors = range(part.flash_size // size)
@@ -110,7 +121,7 @@ def picture_of(
         if start < part.application_start:
             return SectorState.BOOTLOADER
         if image is not None and index in programmed and index not in of_image:
-            return SectorState.DIFFERS
+            return SectorState.OTHER
         return SectorState.PROGRAMMED if index in programmed else SectorState.BLANK
 
     protected = frozenset(
@@ -141,10 +152,11 @@ def as_text(picture: FlashPicture) -> Text:
             text.append(_LETTERS[state][protected], _COLOURS[state])
         text.append("\n")
     text.append("\n  ")
-    for state, number in sorted(picture.counts.items(), key=lambda found: list(SectorState).index(found[0])):
-        text.append(f"{_LETTERS[state][0]} {number} {_NAMES[state]}   ", _COLOURS[state])
-    text.append(f"({size:,} bytes each")
-    text.append(f"; {len(picture.protected)} protected, in capitals and as :)\n" if picture.protected else ")\n")
+    for state in SectorState:
+        if number := picture.counts.get(state):
+            text.append(f"{_LETTERS[state][0]} {number} {_NAMES[state]}   ", _COLOURS[state])
+    text.append(f"\n  {size:,} bytes each")
+    text.append(f"; {len(picture.protected)} protected, in capitals (blank ones :)\n" if picture.protected else "\n")
     if picture.wear is not None:
         text.append(_wear(picture, picture.wear))
     return text
@@ -164,8 +176,8 @@ def _wear(picture: FlashPicture, wear: Mapping[int, int]) -> Text:
             text.append("\n")
     most = max(wear.values(), default=0)
     text.append(
-        f"  erases: 1 to 9, a from 10, b from 100, c from 1,000; ! from {ENDURANCE:,}, which the data sheet promises; "
-        f"at most {most:,} here\n"
+        f"  erases: 1 to 9, a from 10, b from 100, c from 1,000; ! from {ENDURANCE:,}, which the data sheet promises\n"
+        f"  at most {most:,} of a sector, {sum(wear.values()):,} in all\n"
     )
     return text
 
@@ -174,6 +186,11 @@ def _wear_letter(erases: int) -> str:
     if erases >= ENDURANCE:
         return "!"
     return "." if not erases else str(erases) if erases < 10 else "abc"[len(str(erases)) - 2]
+
+
+def times(number: int) -> str:
+    """How often."""
+    return "once" if number == 1 else f"{number:,} times"
 
 
 def svg_cells(picture: FlashPicture, width: float, left: float = 92.0) -> tuple[list[str], float]:
@@ -198,21 +215,28 @@ def svg_cells(picture: FlashPicture, width: float, left: float = 92.0) -> tuple[
     return parts, -(-len(picture.states) // SVG_COLUMNS) * cell
 
 
-def as_svg(picture: FlashPicture, facts: Iterable[str]) -> str:
+def aligned(facts: Mapping[str, str]) -> list[str]:
+    """A line for each fact, their values under one another."""
+    width = max(map(len, facts), default=0) + 2
+    return [f"{name:<{width}}{value}" for name, value in facts.items()]
+
+
+def as_svg(picture: FlashPicture, facts: Mapping[str, str]) -> str:
     """A file of its own, light and dark: facts, map, legend. A dot is wear, and grows with it."""
     width = 640.0
-    facts = [line for fact in facts for line in textwrap.wrap(fact, 84, subsequent_indent="    ")]
+    indent = " " * (max(map(len, facts), default=0) + 2)
+    shown = [part for line in aligned(facts) for part in textwrap.wrap(line, SVG_TEXT, subsequent_indent=indent)]
     cells, height = svg_cells(picture, width)
-    top = 20.0 * len(facts) + 16
+    top = 20.0 * len(shown) + 16
     lines = [
         f'<text x="0" y="{20 * number + 14}" xml:space="preserve">{escape(fact)}</text>'
-        for number, fact in enumerate(facts)
+        for number, fact in enumerate(shown)
     ]
     labels = [(state.value, f"{n} {_NAMES[state]}") for state in SectorState if (n := picture.counts.get(state))]
     if picture.protected:
         labels.append(("blank protected", f"{len(picture.protected)} protected"))
     if picture.wear:
-        labels.append(("wear", f"erased, {max(picture.wear.values()):,} times at most"))
+        labels.append(("wear", f"erased, {times(max(picture.wear.values()))} at most"))
     legend, x, y = [], 0.0, 0.0
     for style, label in labels:
         room = 36 + 7.3 * len(label)
@@ -233,13 +257,14 @@ def as_svg(picture: FlashPicture, facts: Iterable[str]) -> str:
 
 
 STYLE: Final = """
-svg { --paper: #fff; --ink: #1b1f24; --programmed: #2f9e5b; --boot: #8a6d3b; --blank: #e4e8ec; --differs: #d1334a; }
+svg { --paper: #fff; --ink: #1b1f24; --programmed: #2f9e5b; --boot: #8a6d3b; --blank: #e4e8ec; --differs: #d1334a;
+  --other: #4a7ab5; }
 @media (prefers-color-scheme: dark) { svg { --paper: #1a1e24; --ink: #e6e9ed; --programmed: #3fae6b; --boot: #a98a55;
-  --blank: #2c333b; --differs: #e5566a; } }
+  --blank: #2c333b; --differs: #e5566a; --other: #6d9bd3; } }
 text { font: 12px ui-monospace, monospace; fill: var(--ink); }
 .paper { fill: var(--paper); }
 .programmed { fill: var(--programmed); } .boot { fill: var(--boot); }
 .blank { fill: var(--blank); } .differs { fill: var(--differs); }
-.wear { fill: var(--ink); }
+.other { fill: var(--other); } .wear { fill: var(--ink); }
 .protected { stroke: var(--ink); stroke-width: 1.5; }
 """

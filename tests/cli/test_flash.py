@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from fota_protocol.formats import load
 from fota_protocol.identity import Identification
 from fota_protocol.parts import PARTS
 from fota_simulator import device_file
+from fota_simulator.boot import BootPolicy
 from fota_simulator.bootloader import Bootloader, bootloader_sectors
 from fota_simulator.device_file import SavedDevice
 from fota_simulator.flash import Flash, SectorPool
@@ -68,7 +70,7 @@ def test_device_is_shown_with_who_it_is_and_what_it_would_do(
     assert "0x00000000  bbbbbbbbo" + "." * 55 in printed
     assert "b 8 bootloader   o 1 programmed   . 247 blank" in printed
     assert "0x00000000  ........b" + "." * 55 in printed
-    assert "at most 120 here" in printed
+    assert "at most 120 of a sector, 120 in all" in printed
 
 
 @pytest.mark.parametrize(
@@ -95,16 +97,43 @@ def test_configuration_field_tells_what_is_protected_and_who_may_look(
 
 
 def test_sector_that_is_not_as_the_image_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Another byte in it, or something where the image has nothing: exit code 1."""
+    """Another byte in it: exit code 1."""
     saved = device(tmp_path / "board.k60")
     first = saved.sectors[8]
-    sectors = {**saved.sectors, 8: bytes([first[0] ^ 1]) + first[1:], 100: b"\x55" * PART.sector_size}
+    sectors = {**saved.sectors, 8: bytes([first[0] ^ 1]) + first[1:]}
     device_file.save(tmp_path / "other.k60", dataclasses.replace(saved, sectors=sectors))
 
     code, found = shown(capsys, str(tmp_path / "other.k60"), "--image", str(IMAGE))
 
-    assert (code, found["differing"]) == (1, [8, 100])
-    assert found["image"] == "blink_1.s19: differs in 2 sectors"
+    assert (1, [8]) == (code, found["differing"])
+    assert "blink_1.s19: differs in 1 sector" == found["image"]
+
+
+def test_what_an_older_image_left_is_no_difference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An update erases no more than it needs: what is in others is shown, and is no failure."""
+    saved = device(tmp_path / "board.k60")
+    sectors = {**saved.sectors, 100: b"\x55" * PART.sector_size}
+    device_file.save(tmp_path / "other.k60", dataclasses.replace(saved, sectors=sectors))
+
+    code, found = shown(capsys, str(tmp_path / "other.k60"), "--image", str(IMAGE))
+
+    assert (0, []) == (code, found["differing"])
+    assert [100] == [index for index, state in enumerate(found["states"]) if state == "other"]
+    assert "blink_1.s19: equal" == found["image"]
+
+
+def test_mark_of_an_update_is_not_of_the_application(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the policy `mark`, the application ends before the last sector."""
+    saved = device(tmp_path / "board.k60")
+    _, before = shown(capsys, str(tmp_path / "board.k60"))
+    sectors = {**saved.sectors, 255: bytes(16) + b"\xff" * (PART.sector_size - 16)}
+    marked = dataclasses.replace(saved, policy=BootPolicy.MARK, sectors=sectors)
+    device_file.save(tmp_path / "marked.k60", marked)
+
+    _, found = shown(capsys, str(tmp_path / "marked.k60"))
+
+    assert before["application"] == found["application"]
+    assert "application" == found["at_a_reset"]
 
 
 @pytest.mark.parametrize("suffix", [".s19", ".hex", ".bin"])
@@ -132,7 +161,7 @@ def test_dump_is_the_flash_to_another_reader_and_back(
     assert out.read_bytes() == (tmp_path / f"again{suffix}").read_bytes()
     capsys.readouterr()
     assert (0 if whole else 1) == main(["flash", "diff", str(tmp_path / "board.k60"), str(out)])
-    assert ("equal\n" if whole else "bytes in 8 sectors\n") == capsys.readouterr().out[-6 if whole else -19 :]
+    assert ("equal\n" if whole else " bytes, 8 sectors\n") == capsys.readouterr().out[-6 if whole else -18 :]
 
 
 def test_dump_without_the_field_says_that_it_is_unknown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -160,7 +189,7 @@ def test_difference_names_ranges_and_bytes(tmp_path: Path, capsys: pytest.Captur
     assert code == 1
     assert "[0x000047fe, 0x00004801) 3 bytes" in printed
     assert "b 0x000047fe  12 34 56" in printed
-    assert "1 ranges differ, 3 bytes in 2 sectors" in printed
+    assert "different: 1 range, 3 bytes, 2 sectors" in printed
     assert [{"start": 0x47FE, "end": 0x4801, "a": "ffffff", "b": "123456"}] == found["ranges"]
 
 
@@ -234,20 +263,27 @@ def test_picture_is_one_that_a_browser_draws(tmp_path: Path) -> None:
     assert shot.stat().st_size > 10_000
 
 
-def test_process_prints_no_colours_into_a_pipe(tmp_path: Path) -> None:
-    """Letters alone say it."""
+def test_process_prints_no_colours_unless_there_is_a_terminal(tmp_path: Path) -> None:
+    """Letters alone say it; with --plain also where colours are asked for."""
     device(tmp_path / "board.k60")
+    terminal = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    forced = {"FORCE_COLOR": "1", "TERM": "xterm-256color"}
 
-    child = subprocess.run(
-        [sys.executable, "-m", "fota_cli", "flash", "show", str(tmp_path / "board.k60")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+    pipe, plain, coloured = (
+        subprocess.run(
+            [sys.executable, "-m", "fota_cli", "flash", "show", str(tmp_path / "board.k60"), *options],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+            env=terminal | more,
+        ).stdout
+        for options, more in (([], {}), (["--plain"], forced), ([], forced))
     )
 
-    assert "\x1b" not in child.stdout
-    assert "bbbbbbbbo" in child.stdout
+    assert "bbbbbbbbo" in pipe
+    assert pipe == plain
+    assert "\x1b" in coloured
 
 
 @pytest.mark.parametrize(

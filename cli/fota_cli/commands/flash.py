@@ -19,7 +19,7 @@ from rich.console import Console
 
 from fota_protocol.integrity import check_seal, check_vectors, image_crc32, read_seal
 from fota_protocol.parts import DEFAULT_PART
-from fota_simulator.boot import at_reset
+from fota_simulator.boot import application_end, at_reset
 from fota_simulator.flash import ERASED, Flash
 from fota_simulator.flash.configuration import FIELD_SIZE, FIELD_START, FlashConfiguration
 
@@ -28,7 +28,7 @@ from ..device_options import PART_NAMES
 from ..dumps import SUFFIXES, Dump, encode_dump, raw_address, read_dump
 from ..errors import UsageError
 from ..files import check_writable, read_image, write_file, write_json
-from ..flash_map import SectorState, as_svg, as_text, picture_of
+from ..flash_map import SectorState, aligned, as_svg, as_text, picture_of
 
 SHOWN_BYTES: Final = 64
 """Bytes of a range that differs, where nobody asks for all."""
@@ -52,6 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--image", type=Path, metavar="FILE", help="firmware that should be in it: show where it differs")
     add("--svg", type=Path, metavar="FILE", help="write the map as a picture, too")
     add("--json", type=Path, metavar="FILE", help="write the same as JSON; - for standard output")
+    add("--plain", action="store_true", help="no colours; a pipe gets none anyway")
 
     add = action("diff", "show where two flashes differ", _diff, "A", "B").add_argument
     add("--all", action="store_true", help=f"all bytes of each range, not only the first {SHOWN_BYTES}")
@@ -84,9 +85,10 @@ def _show(args: argparse.Namespace) -> int:
     picture = picture_of(dump.flash, configuration=configuration, image=image, wear=dump.wear)
     differing = [index for index, state in enumerate(picture.states) if state is SectorState.DIFFERS]
     if image is not None:
-        facts["image"] = f"{args.image.name}: {'equal' if not differing else f'differs in {len(differing)} sectors'}"
+        found = f"differs in {_many(len(differing), 'sector')}" if differing else "equal"
+        facts["image"] = f"{args.image.name}: {found}"
     if args.svg is not None:
-        write_file(args.svg, as_svg(picture, [f"{name}: {value}" for name, value in facts.items()]).encode())
+        write_file(args.svg, as_svg(picture, facts).encode())
     if args.json is not None:
         write_json(
             args.json,
@@ -101,11 +103,9 @@ def _show(args: argparse.Namespace) -> int:
             },
         )
     if str(args.json) != "-":
-        width = max(map(len, facts))
-        for name, value in facts.items():
-            print(f"{name:<{width}}  {value}")
-        print()
-        Console(highlight=False, soft_wrap=True).print(as_text(picture), end="")
+        print("\n".join(aligned(facts)) + "\n")
+        console = Console(highlight=False, soft_wrap=True, color_system=None if args.plain else "auto")
+        console.print(as_text(picture), end="")
     return exit_codes.FAILED if differing else exit_codes.OK
 
 
@@ -121,7 +121,8 @@ def _facts(dump: Dump) -> dict[str, str]:
     facts = {"flash": f"{dump.path.name}, {part.name}, {part.flash_size // 1024} KiB"}
     if device is not None:
         facts["device"] = f"{device.identification.mcuid}, bootloader {device.policy.value}, {device.order.value}"
-    segments = list(flash.segments(part.application_start, part.flash_end))
+    end = part.flash_end if device is None else application_end(part, device.policy)
+    segments = list(flash.segments(part.application_start, end))
     if segments:
         first, end = segments[0][0], segments[-1][0] + len(segments[-1][1])
         crc = image_crc32(flash.read(first, end))
@@ -150,7 +151,10 @@ def _diff(args: argparse.Namespace) -> int:
     one, two = (read_dump(path, args.part, args.address) for path in (args.a, args.b))
     part = one.flash.part
     if part != two.flash.part:
-        raise UsageError(f"{args.a} is of {part.name}, {args.b} of {two.flash.part.name}: expected the same part")
+        raise UsageError(
+            f"{args.a} is of {part.name}, {args.b} of {two.flash.part.name}: expected the same part "
+            "(--part says that of a dump)"
+        )
     ranges = list(_ranges(one.flash, two.flash))
     found: dict[str, Any] = {
         "version": 1,
@@ -170,13 +174,12 @@ def _diff(args: argparse.Namespace) -> int:
         write_json(args.json, found)
     if str(args.json) != "-":
         for start, end in ranges:
-            print(f"[{start:#010x}, {end:#010x}) {end - start:,} bytes")
+            print(f"[{start:#010x}, {end:#010x}) {_many(end - start, 'byte')}")
             for line in _lines(one.flash, two.flash, start, end, args.all):
                 print(line)
         sectors = {address // part.sector_size for start, end in ranges for address in range(start, end)}
-        print(
-            f"{len(ranges):,} ranges differ, {found['bytes']:,} bytes in {len(sectors)} sectors" if ranges else "equal"
-        )
+        counts = ((len(ranges), "range"), (found["bytes"], "byte"), (len(sectors), "sector"))
+        print("different: " + ", ".join(_many(*count) for count in counts) if ranges else "equal")
     return exit_codes.FAILED if ranges else exit_codes.OK
 
 
@@ -201,14 +204,18 @@ def _ranges(one: Flash, two: Flash) -> Iterator[tuple[int, int]]:
 def _lines(one: Flash, two: Flash, start: int, end: int, everything: bool) -> Iterator[str]:
     """Sixteen bytes of each side a line, blank ones as dashes."""
     shown = end if everything else min(end, start + SHOWN_BYTES)
-    for address in range(start, shown, 16):
+    for line in range(start, shown, 16):
         for side, flash in (("a", one), ("b", two)):
-            data = flash.read(address, min(address + 16, shown))
+            data = flash.read(line, min(line + 16, shown))
             text = "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in data)
-            print_hex = " ".join("--" if byte == ERASED[0] else f"{byte:02x}" for byte in data)
-            yield f"  {side} {address:#010x}  {print_hex:<47}  {text}"
+            digits = " ".join("--" if byte == ERASED[0] else f"{byte:02x}" for byte in data)
+            yield f"  {side} {line:#010x}  {digits:<47}  {text}"
     if shown < end:
-        yield f"    … and {end - shown:,} more bytes (--all shows them)"
+        yield f"    … and {_many(end - shown, 'more byte')} (--all shows them)"
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _dump(args: argparse.Namespace) -> int:

@@ -50,7 +50,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add(
             "--format", type=one_of(FileFormat), metavar="srec|ihex|elf|binary", help="what it is (default: by content)"
         )
-        add("--address", type=raw_address, metavar="N", help="where a raw image goes (default: where applications begin)")
+        add(
+            "--address",
+            type=raw_address,
+            metavar="N",
+            help="where a raw image goes (default: where applications begin)",
+        )
         add("--allow-unterminated", action="store_true", help="take S-records without a termination record")
         return sub
 
