@@ -86,12 +86,18 @@ def test_readme_begins_with_the_two_commands() -> None:
         ("mcu", "docs/simulator.md", "## One device"),
         ("swarm", "docs/simulator.md", "## Thousands"),
         ("powercut", "docs/powercut.md", "## Options"),
+        ("flash show", "docs/flash.md", "### Options of show"),
+        ("flash diff", "docs/flash.md", "### Options of diff"),
+        ("flash dump", "docs/flash.md", "### Options of dump"),
     ],
 )
 def test_page_lists_every_option_of_a_command_with_its_default(command: str, page: str, heading: str) -> None:
     """The table of options is the parser's: every name, every default."""
+    name, *subcommands = command.split()
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"fota_cli.commands.{command}").configure(parser)
+    importlib.import_module(f"fota_cli.commands.{name}").configure(parser)
+    for subcommand in subcommands:
+        (parser,) = (action.choices[subcommand] for action in parser._actions if isinstance(action.choices, dict))
     offered: dict[frozenset[str], str] = {}
     for action in parser._actions:
         stated = re.search(r"\(default: (.*)\)", action.help or "")
