@@ -58,7 +58,7 @@ def read_dump(path: Path, part_name: str, address: int | None) -> Dump:
 
     A raw image begins at `address`; where that is None, at 0 if it is a whole flash, else where applications begin.
     """
-    data = read_bytes(path)
+    data = read_bytes(path, "flash")
     if data.startswith(MAGIC):
         try:
             device = SavedDevice.decode(data, path)

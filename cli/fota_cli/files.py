@@ -21,13 +21,13 @@ def read_image(path: Path) -> FirmwareImage:
         raise UsageError(f"firmware {path}: {error}") from error
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a firmware file, as much of it as one may have and one byte more; raises `UsageError`."""
+def read_bytes(path: Path, what: str = "firmware") -> bytes:
+    """The content of a file, as much of it as firmware may have and one byte more; raises `UsageError`."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_FILE_SIZE + 1)
     except OSError as error:
-        raise UsageError(f"firmware {path}: {error.strerror}") from error
+        raise UsageError(f"{what} {path}: {error.strerror}") from error
 
 
 def write_file(path: Path, content: bytes) -> None:
