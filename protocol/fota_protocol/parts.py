@@ -33,7 +33,7 @@ class Part:
     ram_end: int
 
     def __post_init__(self) -> None:
-        if self.application_start % self.sector_size or self.block_size % self.sector_size:
+        if any(size % self.sector_size for size in (self.application_start, self.flash_size, self.block_size)):
             raise ValueError(f"{self.name}: regions must be whole sectors")
         if self.flash_size % self.block_size:
             raise ValueError(f"{self.name}: the flash must be whole blocks")

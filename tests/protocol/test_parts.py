@@ -57,3 +57,9 @@ def test_a_region_that_cuts_a_sector_is_refused(change: dict[str, int]) -> None:
     """A sector is erased whole: what shares one would be lost."""
     with pytest.raises(ValueError, match="whole sectors"):
         dataclasses.replace(part(DEFAULT_PART), **change)  # type: ignore[arg-type]  # an int for an int
+
+
+def test_a_flash_of_half_a_block_is_refused() -> None:
+    """Blocks are arrays of their own, all of one size."""
+    with pytest.raises(ValueError, match="whole blocks"):
+        dataclasses.replace(part(DEFAULT_PART), flash_size=384 * 1024)
