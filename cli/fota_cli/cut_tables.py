@@ -1,6 +1,6 @@
 """What came of power cuts, as text for a terminal, as Markdown and as JSON: pure functions from figures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from fota_simulator.powercut.promises import KINDS, PROMISES, Broken
@@ -18,11 +18,13 @@ ROWS: Final = {
 
 _COLUMNS: Final = (*FirstStart, *Recovery)
 
+_HEADS: Final = ("bootloader", "old", "new", "other", "bricked", "recovered", "by hand", "lost")
+"""The columns, short enough for a terminal."""
+
 
 def as_text(scenario: Scenario, images: str, report: CutReport, duration_s: float) -> str:
     """For a terminal."""
     clean, tally, settings = scenario.clean, report.tally, scenario.settings
-    heads = [column.value for column in _COLUMNS]
     lines = [
         f"power cuts in an update of {scenario.part.name}, {images}: policy {settings.policy.value}, order "
         f"{settings.order.value}",
@@ -30,9 +32,10 @@ def as_text(scenario: Scenario, images: str, report: CutReport, duration_s: floa
         f"({clean.maximum_s:.2f} s at most); {clean.wire_bytes:,} bytes on the wire",
         f"  cuts          {tally.cuts:,} in {tally.classes:,} classes, {duration_s:.1f} s",
         "",
-        _line("the power fails", heads, heads),
+        f"  {'the power fails':<24}{'first start':<58}next update",
+        _line("", _HEADS),
     ]
-    lines += [_line(name, (f"{n:,}" if n else "-" for n in numbers), heads) for name, numbers in _rows(report)]
+    lines += [_line(name, (f"{n:,}" if n else "-" for n in numbers)) for name, numbers in _rows(report)]
     lines.append("")
     lines += [
         f"  first cut with {start.value!r}: {number} ({scenario.cut(number)})" for start, number in _firsts(report)
@@ -133,5 +136,7 @@ def _judgement(scenario: Scenario, report: CutReport) -> Iterator[str]:
         yield f"sample: {report.sampled} cuts played one by one, all agree (seed {scenario.seed})"
 
 
-def _line(name: str, cells: Any, heads: list[str]) -> str:
-    return f"  {name:<22}" + "".join(f"{cell:>{len(head) + 2}}" for cell, head in zip(cells, heads, strict=True))
+def _line(name: str, cells: Iterable[str]) -> str:
+    return f"  {name:<22}" + "".join(
+        f"{cell:>{max(len(head), 8) + 2}}" for cell, head in zip(cells, _HEADS, strict=True)
+    )

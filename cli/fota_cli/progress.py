@@ -7,7 +7,7 @@ from typing import Final, Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
@@ -67,22 +67,23 @@ class FleetProgress:
 
 
 class WorkProgress:
-    """Shows how much of some work is done: a bar on a terminal, elsewhere (or if `plain`) a line now and then."""
+    """Shows which part of some work is done: a bar on a terminal, elsewhere (or if `plain`) a line now and then."""
 
     def __init__(self, what: str, plain: bool) -> None:
         self._what = what
         self._live = not plain and sys.stderr.isatty()
         self._began = self._last = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.completed:,.0f} of {task.total:,.0f} {task.description}"),
+            TextColumn("{task.description}"),
             BarColumn(),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("to go"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._bar.add_task(what, total=None, start=True)
+        self._task = self._bar.add_task(what, total=1.0)
 
     def __enter__(self) -> Self:
         if self._live:
@@ -94,13 +95,13 @@ class WorkProgress:
     ) -> None:
         self._bar.stop()
 
-    def update(self, done: int, total: int) -> None:
-        """So much of so much is done."""
+    def update(self, done: float) -> None:
+        """So much of it is done, from 0 to 1."""
         if self._live:
-            self._bar.update(self._task, completed=done, total=total)
+            self._bar.update(self._task, completed=done)
         elif (now := time.monotonic()) - self._last >= PLAIN_INTERVAL:
             self._last = now
-            print(f"{now - self._began:6.1f} s  {done:,} of {total:,} {self._what}", file=sys.stderr, flush=True)
+            print(f"{now - self._began:6.1f} s  {done:4.0%} {self._what}", file=sys.stderr, flush=True)
 
 
 def summary(report: SwarmReport) -> str:

@@ -115,7 +115,7 @@ def _all(scenarios: Sequence[Scenario], images: str, jobs: int, args: argparse.N
     for scenario in scenarios:
         scenario.clean  # noqa: B018  # says here what is wrong with the images, before processes are started
         began = time.monotonic()
-        with WorkProgress("cuts", args.plain) as progress:
+        with WorkProgress("cuts judged and played", args.plain) as progress:
             report = run_cuts(scenario, jobs=jobs, sample=args.sample, on_progress=progress.update)
         duration_s = time.monotonic() - began
         found.append(as_json(scenario, images, report, duration_s))

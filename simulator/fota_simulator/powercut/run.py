@@ -54,20 +54,17 @@ class CutReport:
         return not self.tally.broken
 
 
-Progress = Callable[[int, int], None]
-"""Told how much is done, of how much; in cuts."""
+Progress = Callable[[float], None]
+"""Told which part of the work is done, from 0 to 1."""
 
 
-def run(
-    scenario: Scenario, *, jobs: int, sample: int = SAMPLE, on_progress: Progress = lambda done, of: None
-) -> CutReport:
+def run(scenario: Scenario, *, jobs: int, sample: int = SAMPLE, on_progress: Progress = lambda done: None) -> CutReport:
     """Judge every cut; raises `ScenarioError` for an update that cannot be cut, `WorkerLost` when a process died."""
     commands, cuts = scenario.clean.commands, scenario.cuts
     length = max(1, min(_LONGEST_RANGE, -(-commands // (jobs * _RANGES_PER_WORKER))))
     ranges = [range(first, min(first + length, commands + 1)) for first in range(1, commands + 1, length)]
     drawn = random.Random(scenario.seed).sample(range(1, cuts + 1), min(sample, cuts))
     pieces = [drawn[i : i + _SAMPLES_AT_ONCE] for i in range(0, len(drawn), _SAMPLES_AT_ONCE)]
-    total = cuts + len(drawn)
     judged: list[Judged] = []
     played: dict[int, Verdict] = {}
     context = multiprocessing.get_context("spawn")
@@ -83,13 +80,18 @@ def run(
                 played.update(zip(piece, future.result(), strict=True))
             else:
                 judged += future.result()
-            on_progress(sum(group.cuts for group in judged) + len(played), total)
+            on_progress(_done(sum(group.cuts for group in judged) / cuts, len(played), len(drawn)))
     except BrokenProcessPool as error:
         raise WorkerLost("a process that judged cuts died; the run is not complete") from error
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
     return CutReport(Tally.of(judged, scenario.settings.policy), len(played), _compared(judged, played))
+
+
+def _done(judged: float, played: int, drawn: int) -> float:
+    """Playing the sample takes about as long as judging everything."""
+    return (judged + played / drawn) / 2 if drawn else judged
 
 
 def _compared(judged: Sequence[Judged], played: dict[int, Verdict]) -> tuple[Disagreement, ...]:
