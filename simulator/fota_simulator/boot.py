@@ -8,6 +8,7 @@ else.
 """
 
 import enum
+import struct
 
 from fota_protocol.integrity import check_seal, check_vectors, read_seal
 from fota_protocol.parts import Part
@@ -99,9 +100,11 @@ def _leaves(flash: FlashMemory, policy: BootPolicy, pin_held: bool) -> bool:
 
 
 def _core_runs(flash: FlashMemory) -> bool:
+    """Whether the core gets anywhere with the vectors. It ignores the lowest two bits of the stack pointer."""
     part = flash.part
-    if check_vectors(flash.read, part, part.flash_end) is not None:
-        return False
     start = part.application_start
-    entry = int.from_bytes(flash.read(start + 4, start + 8), "little") - 1  # without the Thumb bit
-    return flash.read(entry, entry + 2) != b"\xff\xff"
+    stack, reset = struct.unpack("<II", flash.read(start, start + 8))
+    if not part.ram_start < stack & ~3 <= part.ram_end or not reset & 1 or not start <= reset - 1 < part.flash_end - 1:
+        return False
+    entry: bytes = flash.read(reset - 1, reset + 1)
+    return entry != b"\xff\xff"

@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fota_protocol.errors import RecordRejected, Rejection
-from fota_protocol.integrity import Read, check_seal, check_vectors, image_crc32
+from fota_protocol.integrity import Read, check_seal, check_vectors, image_crc32, read_seal
 from fota_protocol.parts import Part
 from fota_protocol.srecord import SRecord
 
@@ -133,8 +133,11 @@ class Bootloader:
         """Program what waits and check the image; raises `RecordRejected`."""
         self._end_run()
         try:
-            for unit in sorted(self._pending, reverse=True):  # the vectors last
+            for unit in sorted(self._pending, key=lambda unit: unit == self._vectors):  # the vectors last
+                if unit == self._vectors:
+                    self._blank_holes()
                 self._program_pending(unit)
+            self._blank_holes()
         except FlashError as error:
             raise RecordRejected(str(error), reason=Rejection.FLASH, address=error.address) from error
         # This session's own bytes first: what an earlier update left must not make half an image whole. Then all of the
@@ -146,6 +149,17 @@ class Bootloader:
                 update_mark.end(self._flash)
             except FlashError as error:
                 raise RecordRejected(str(error), reason=Rejection.FLASH, address=error.address) from error
+
+    def _blank_holes(self) -> None:
+        """Erase what an earlier image left in the sectors of a sealed range: a seal counts its holes as FF."""
+        seal = read_seal(self._read_written, self._flash.part.application_start)
+        if self._policy is not BootPolicy.SEALED or seal is None:
+            return
+        size = self._sector_size
+        start, end = max(seal.start, self._application_start), min(seal.end, self._application_end)
+        for index in range(start // size, -(-end // size)):
+            if index not in self._programmed and self._flash.read(index * size, (index + 1) * size).strip(b"\xff"):
+                self._erase(index)
 
     def state(self) -> tuple[object, ...]:
         """All that it knows of this session, to be compared: equal states go on equally over equal flash."""

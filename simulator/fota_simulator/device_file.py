@@ -58,6 +58,15 @@ class SavedDevice:
     """Those that are not blank, by index."""
     wear: Mapping[int, int] = field(default_factory=dict, repr=False)
     """Erases, by index of the sector."""
+    allows_lock: bool = False
+    """Whether it takes a flash configuration field that would lock the part for ever."""
+    bootloader_crc: int | None = None
+    """CRC-32 of the bootloader's flash when it was whole; None where nobody knows."""
+
+    @property
+    def is_bricked(self) -> bool:
+        """Whether its bootloader is not what it was: nothing that it did before can be relied on."""
+        return self.bootloader_crc not in (None, zlib.crc32(self.read(0, self.part.application_start)))
 
     def flash(self, pool: SectorPool) -> Flash:
         """The flash as it was saved."""
@@ -76,6 +85,8 @@ class SavedDevice:
             "policy": self.policy.value,
             "order": self.order.value,
             "guards_itself": self.guards_itself,
+            "allows_lock": self.allows_lock,
+            "bootloader_crc": self.bootloader_crc,
             "wear": {str(index): count for index, count in sorted(self.wear.items())},
             "sectors": {
                 str(index): base64.b64encode(zlib.compress(content)).decode()
@@ -117,6 +128,8 @@ class SavedDevice:
             policy=BootPolicy(body["policy"]),
             order=ProgrammingOrder(body["order"]),
             guards_itself=_typed(body["guards_itself"], bool),
+            allows_lock=_typed(body["allows_lock"], bool),
+            bootloader_crc=None if body["bootloader_crc"] is None else _crc(body["bootloader_crc"]),
             sectors={
                 _index(index, part): _sector(_typed(packed, str), part)
                 for index, packed in _typed(body["sectors"], dict).items()
@@ -128,6 +141,8 @@ class SavedDevice:
 def load(path: Path) -> SavedDevice:
     """Read the device in `path`; raises `DeviceFileError`."""
     try:
+        if not path.is_file() and path.exists():
+            raise DeviceFileError(path, "not a file")  # opening a pipe would wait for ever
         with path.open("rb") as file:
             data = file.read(MAX_SIZE + 1)
     except OSError as error:
@@ -167,6 +182,12 @@ def _index(text: str, part: Part) -> int:
     if not canonical or int(text) >= sectors:
         raise ValueError(f"sector {text!r:.40}, expected a number below {sectors}")
     return int(text)
+
+
+def _crc(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 32:
+        raise ValueError(f"CRC {value!r:.40}, expected a number of 32 bits")
+    return value
 
 
 def _erases(count: Any) -> int:

@@ -7,6 +7,7 @@
     * DeviceFileError       a file that does not hold a device
     * DebugRefused          a debugger that security, or protection, keeps out
     * ScenarioError         an update that cannot be cut: it fails by itself, or has no such moment
+    * JudgeError            the judge of power cuts contradicts itself
     * WorkerLost            a process of a run died
     * PowerLost             the supply failed; nothing in a device catches it
 """
@@ -54,6 +55,10 @@ class DebugRefused(SimulatorError):
 
 class ScenarioError(SimulatorError):
     """An update that cannot be cut: its device does not take it, or has no such moment."""
+
+
+class JudgeError(SimulatorError):
+    """Power cuts were judged wrongly: what the run says is not to be trusted."""
 
 
 class WorkerLost(SimulatorError):

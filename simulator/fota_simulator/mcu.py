@@ -1,5 +1,6 @@
 """A virtual K60: an identity, a part with its flash, and a bootloader that can be updated over and over."""
 
+import zlib
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,11 @@ class BootloaderSettings:
 
 STANDARD_BOOTLOADER: Final = BootloaderSettings()
 """That of a device of which nothing else is said."""
+
+
+def settings_of(saved: SavedDevice) -> BootloaderSettings:
+    """The bootloader of a device that was kept."""
+    return BootloaderSettings(saved.policy, saved.order, saved.guards_itself, saved.allows_lock)
 
 
 class VirtualMcu:
@@ -123,13 +129,21 @@ class VirtualMcu:
             policy=self.settings.policy,
             order=self.settings.order,
             guards_itself=self.settings.guards_itself,
+            allows_lock=self.settings.allows_lock,
+            bootloader_crc=zlib.crc32(b"".join(self._bootloader_sectors.values())),
             sectors=self.flash.contents(),
             wear=dict(self.flash.erase_counts),
         )
 
     @property
     def boots(self) -> bool:
-        """Whether the bootloader would start what is in flash, by its policy."""
+        """Whether the bootloader, if it is still whole, would start what is in flash, by its policy."""
+        size = self.part.sector_size
+        if not self.settings.guards_itself and any(
+            self.flash.read(index * size, (index + 1) * size) != sector
+            for index, sector in self._bootloader_sectors.items()
+        ):
+            return False
         return would_start(self.flash, self.settings.policy)
 
     @property

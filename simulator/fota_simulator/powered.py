@@ -3,6 +3,7 @@
 from fota_protocol.device import DeviceEvent, DeviceSession
 
 from .errors import PowerLost
+from .events import EventTrace
 from .supply import Supply
 
 
@@ -10,14 +11,15 @@ class PoweredSession:
     """Plays `session` while `supply` lasts. Every method that carries bytes raises `PowerLost` when it fails.
 
     A byte of the wire counts when it passes: what came before the power failed was read, and what it made the device do
-    was done; of the device's own last bytes, `PowerLost.sent` still left.
+    was done; of the device's own last bytes, `PowerLost.sent` still left. `trace` has what passed.
     """
 
-    __slots__ = ("_session", "_supply")
+    __slots__ = ("_session", "_supply", "_trace")
 
-    def __init__(self, session: DeviceSession, supply: Supply) -> None:
+    def __init__(self, session: DeviceSession, supply: Supply, trace: EventTrace | None = None) -> None:
         self._session = session
         self._supply = supply
+        self._trace = trace
 
     @property
     def events(self) -> tuple[DeviceEvent, ...]:
@@ -40,6 +42,7 @@ class PoweredSession:
     def receive(self, data: bytes, now: float) -> bytes:
         """Take what the server sent; returns acks to send."""
         passed = self._supply.carry(len(data))
+        self._note("received", data[:passed])
         out = self._sent(self._session.receive(data[:passed], now)) if passed else b""
         if passed < len(data):
             raise PowerLost(f"at byte {self._supply.wire_bytes + 1} on the wire", sent=out)
@@ -55,6 +58,11 @@ class PoweredSession:
 
     def _sent(self, out: bytes) -> bytes:
         passed = self._supply.carry(len(out))
+        self._note("sent", out[:passed])
         if passed < len(out):
             raise PowerLost(f"at byte {self._supply.wire_bytes + 1} on the wire", sent=out[:passed])
         return out
+
+    def _note(self, kind: str, data: bytes) -> None:
+        if self._trace is not None and data:
+            self._trace.record(kind, bytes=data.decode("ascii", "backslashreplace"))

@@ -19,6 +19,9 @@ NOT_CONNECTED: Final = "connection"
 POWER_LOST: Final = "power lost"
 """Reason of a device whose supply failed."""
 
+BRICKED: Final = "bricked"
+"""Reason of a device whose bootloader is damaged: it does nothing any more."""
+
 NOT_SAVED: Final = "not saved"
 """Reason of a device whose file could not be written."""
 

@@ -48,9 +48,9 @@ Cut = CommandCut | WireCut
 
 def parse_cut(text: str) -> Cut:
     """`command:N:before|torn|after` or `byte:N`, as cuts print; raises `ValueError`."""
-    if found := re.fullmatch(r"command:([1-9][0-9]*):(before|torn|after)", text):
+    if found := re.fullmatch(r"command:([1-9][0-9]{0,11}):(before|torn|after)", text):
         return CommandCut(int(found[1]), CutMode(found[2]))
-    if found := re.fullmatch(r"byte:([1-9][0-9]*)", text):
+    if found := re.fullmatch(r"byte:([1-9][0-9]{0,11})", text):
         return WireCut(int(found[1]))
     raise ValueError(f"cut {text!r}, expected command:N:before, command:N:torn, command:N:after or byte:N, from 1 up")
 
@@ -69,6 +69,13 @@ class Supply:
         self._command = cut.number if isinstance(cut, CommandCut) else 0
         self._mode = cut.mode if isinstance(cut, CommandCut) else None
         self._wire_byte = cut.number if isinstance(cut, WireCut) else None
+
+    @property
+    def pending(self) -> bool:
+        """Whether a failure is still to come."""
+        if self._wire_byte is not None:
+            return self.wire_bytes < self._wire_byte - 1
+        return self.commands < self._command
 
     def flash_command(self) -> CutMode | None:
         """A flash command begins; returns how it is cut, None when it is not. Raises `PowerLost` before it."""

@@ -24,7 +24,7 @@ from fota_transport.sweeper import Sweeper
 from .device_file import SUFFIX, SavedDevice, save
 from .errors import DeviceFileError
 from .flash import Flash
-from .mcu import STANDARD_BOOTLOADER, BootloaderSettings, McuShare, VirtualMcu
+from .mcu import STANDARD_BOOTLOADER, BootloaderSettings, McuShare, VirtualMcu, settings_of
 from .report import NOT_CONNECTED, NOT_SAVED, McuReport, Sample, SwarmReport
 
 CONNECTS_AT_ONCE: Final = 100
@@ -149,16 +149,20 @@ class _Swarm:
                 task.add_done_callback(lambda _: slots.release())
 
     async def _connect(self, number: int, plan: DevicePlan, host: str, port: int) -> None:
+        saved = plan.saved
         mcu = VirtualMcu(
-            Identification(plan.mcuid, plan.suffix),
+            Identification(plan.mcuid, plan.suffix) if saved is None else saved.identification,
             plan.part,
             self._share,
-            flash=None if plan.saved is None else plan.saved.flash(self._share.pool),
-            settings=self._settings,
+            flash=None if saved is None else saved.flash(self._share.pool),
+            settings=self._settings if saved is None else settings_of(saved),
             acks_verdict=plan.acks_verdict,
             timings=self._timings,
         )
         device = _Device(self, self._sweeper, number, plan, mcu)
+        if saved is not None and saved.is_bricked:
+            self.done(device, "bricked: its bootloader is damaged")
+            return
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await self.loop.create_connection(lambda: device, host, port)
@@ -183,11 +187,8 @@ class _Swarm:
         )
         if trouble is not None:
             report = dataclasses.replace(report, reason=NOT_CONNECTED, detail=trouble)
-        if self._devices is not None:
-            try:
-                save(self._devices / f"{plan.mcuid}{SUFFIX}", mcu.saved(), durable=False)
-            except DeviceFileError as error:
-                report = dataclasses.replace(report, result=Result.FAILED.value, reason=NOT_SAVED, detail=str(error))
+        if (unsaved := self._save(device)) is not None:
+            report = dataclasses.replace(report, result=Result.FAILED.value, reason=NOT_SAVED, detail=unsaved)
         self._reports[device.number] = report
         self._results[report.result] += 1
         self._records += session.records
@@ -197,6 +198,16 @@ class _Swarm:
             self.kept[plan.mcuid] = mcu.flash
         if len(self._reports) == len(self._plans):
             self.finished.set()
+
+    def _save(self, device: "_Device") -> str | None:
+        """Leave the device's file, where there is a place for it; returns what went wrong."""
+        if self._devices is None or (device.plan.saved is not None and device.plan.saved.is_bricked):
+            return None
+        try:
+            save(self._devices / f"{device.plan.mcuid}{SUFFIX}", device.mcu.saved(), durable=False)
+        except DeviceFileError as error:
+            return str(error)
+        return None
 
     async def observe(self, on_progress: Callable[[Sample], None] | None) -> None:
         for number in itertools.count():
@@ -227,6 +238,7 @@ class _Swarm:
         """Drop every connection; devices that were under way have no report."""
         self._closed = True
         for device in tuple(self.live):
+            self._save(device)  # as a power cut leaves it
             device.abort()
         self._sweeper.stop()
 

@@ -359,8 +359,9 @@ def test_events_tell_what_the_flash_did(server: str, tmp_path: Path) -> None:
         main(["mcu", "--server", server, "--mcuid", MCUID, "--events", str(path)])
 
     events = json.loads(document.read_text())["events"]
-    assert [event["kind"] for event in events][:2] == ["reset", "flash"]
-    assert events[1] == {"time_s": 0.014, "kind": "flash", "command": "erase_sector", "address": 0x4000}
+    assert [event["kind"] for event in events][:5] == ["reset", "sent", "received", "sent", "received"]
+    assert events[2]["bytes"] == "@4#"
+    assert events[5] == {"time_s": 0.014, "kind": "flash", "command": "erase_sector", "address": 0x4000}
     assert len(events) == len(text.read_text().splitlines())
 
 
@@ -396,7 +397,7 @@ def test_device_file_that_cannot_be_read_is_refused_and_kept(
     for content, mcuid, reason in (
         (damaged, MCUID, "damaged"),
         (b"S00600004844521B\n", MCUID, "no device file"),
-        (good, UNKNOWN_MCUID, f"it is {MCUID}, expected {UNKNOWN_MCUID}"),
+        (good, UNKNOWN_MCUID, f"its MCUID is {MCUID}, expected {UNKNOWN_MCUID}"),
     ):
         path.write_bytes(content)
 
@@ -428,3 +429,79 @@ def test_device_that_cannot_be_made_is_a_message_and_exit_code_2(
 
     assert code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policy", "vectors"], "its policy is sealed, expected vectors"),
+        (["--order", "file"], "its order is vectors-last, expected file"),
+        (["--part", "TWR-K60F120M"], "its part is MK60DN512, expected MK60FN1M0"),
+        (["--mcuid", MCUID, "--suffix", "99"], "its suffix is none, expected 99"),
+        (["--unguarded"], "it is there already"),
+        (["--protect"], "it is there already"),
+    ],
+)
+def test_device_that_was_kept_is_not_made_anew_by_options(
+    server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    """What an option says of it must be true; nothing is done otherwise."""
+    path = tmp_path / "board.k60"
+    main(["mcu", "--server", server, "--mcuid", MCUID, "--device", str(path)])
+    before = path.read_bytes()
+
+    code = main(["mcu", "--server", server, "--device", str(path), *options])
+
+    assert (code, before) == (2, path.read_bytes())
+    assert message in capsys.readouterr().err
+
+
+def test_device_whose_bootloader_was_overwritten_does_nothing_any_more(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unguarded bootloader takes records for its own flash; then the device is bricked, and its file says so."""
+    image = tmp_path / "app.s19"
+    lines = IMAGE.read_text().splitlines()
+    image.write_text("\n".join([lines[0], "S107000001020304EE", *lines[1:]]) + "\n")
+    (tmp_path / "devices.txt").write_text(f"{MCUID},app.s19,1\n")
+    options = ["--host", "127.0.0.1", "--port", "0", "--registry", str(tmp_path / "devices.txt")]
+    options += ["--firmware", str(tmp_path), "--logs", str(tmp_path / "logs")]
+    path = tmp_path / "board.k60"
+    with ServerProcess(options, tmp_path) as process:
+        device = ["--server", f"{process.host}:{process.port}", "--device", str(path), "--json", "-"]
+        main(["mcu", "--mcuid", MCUID, "--unguarded", *device])
+        first = outcome_of(capsys)
+        before = path.read_bytes()
+        code = main(["mcu", *device])
+        second = outcome_of(capsys)
+
+    assert ("updated", False) == (first["outcome"], first["booted"])
+    assert (1, "failed", "bricked", False) == (code, second["outcome"], second["reason"], second["booted"])
+    assert before == path.read_bytes()
+
+
+def test_part_that_is_locked_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only where it was allowed; and what can be told of the flash is told."""
+    image = tmp_path / "app.s19"
+    lines = IMAGE.read_text().splitlines()
+    image.write_text("\n".join([lines[0], "S107040CEF3BFFFFC0", *lines[1:]]) + "\n")
+    (tmp_path / "devices.txt").write_text(f"{MCUID},app.s19,1\n")
+    options = ["--host", "127.0.0.1", "--port", "0", "--registry", str(tmp_path / "devices.txt")]
+    options += ["--firmware", str(tmp_path), "--logs", str(tmp_path / "logs")]
+    with ServerProcess(options, tmp_path) as process:
+        device = ["mcu", "--server", f"{process.host}:{process.port}", "--mcuid", MCUID, "--unguarded"]
+        refused = main([*device, "--json", "-"])
+        printed = capsys.readouterr()
+        allowed = main([*device, "--allow-lock"])
+
+    assert (refused, json.loads(printed.out)["reason"], allowed) == (1, "security", 0)
+    assert "lost: secured, and mass erase is disabled" not in printed.err
+    assert "lost: secured, and mass erase is disabled" in capsys.readouterr().err
+
+
+def test_cut_that_is_never_reached_is_said(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The update went well, and that was not what was asked for."""
+    code = main(["mcu", "--server", server, "--mcuid", MCUID, "--cut", "byte:999999"])
+
+    assert code == 0
+    assert "the power did not fail: byte:999999 was not reached" in capsys.readouterr().err

@@ -15,6 +15,7 @@ import pytest
 import fota_fixtures
 from fota_cli.compose.server_process import ServerProcess
 from fota_cli.main import main
+from fota_protocol.formats import load
 from fota_simulator import device_file
 from fota_simulator.boot import would_start
 from fota_simulator.flash import SectorPool
@@ -188,3 +189,46 @@ def test_device_file_that_is_damaged_stops_a_fleet_before_it_begins(
     assert code == 2
     assert f"{path.name}: no device file" in capsys.readouterr().err
     assert [path] == list(tmp_path.iterdir())
+
+
+def test_fleet_keeps_what_its_devices_are(server: str, folder: Path, tmp_path: Path) -> None:
+    """A device with another bootloader stays what it is, whatever the run's options say."""
+    path = tmp_path / f"{FIRST:025d}.k60"
+    kind = ["--suffix", "0141", "--policy", "mark", "--order", "file", "--unguarded"]
+    main(["mcu", "--server", server, "--mcuid", f"{FIRST:025d}", "--device", str(path), *kind])
+    before = device_file.load(path)
+
+    code = main(["swarm", "--server", server, "--registry", str(folder / "devices.txt"), "--devices", str(tmp_path)])
+
+    after = device_file.load(path)
+    assert code == 0
+    assert (before.identification, before.policy, before.order, before.guards_itself) == (
+        after.identification,
+        after.policy,
+        after.order,
+        after.guards_itself,
+    )
+
+
+def test_interrupted_fleet_keeps_devices_in_mid_update(tmp_path: Path) -> None:
+    """Ctrl-C is a power cut for whoever is under way: the file has the flash of that moment."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+        arguments = ["swarm", "--server", address, "--count", "1", "--devices", str(tmp_path), "--plain"]
+        with subprocess.Popen([sys.executable, "-m", "fota_cli", *arguments], stderr=subprocess.DEVNULL) as fleet:
+            listener.settimeout(60)
+            connection, _ = listener.accept()
+            with connection:
+                connection.settimeout(60)
+                assert connection.recv(64).endswith(b"#")
+                for frame in (b"@4#", *load(IMAGES[0].read_bytes()).frames[:5]):
+                    connection.sendall(frame)
+                    assert connection.recv(1) == b"@"
+                fleet.send_signal(signal.SIGINT)
+                code = fleet.wait(60)
+
+    (path,) = tmp_path.iterdir()
+    saved = device_file.load(path)
+    assert code == 130
+    assert {0x4000 // saved.part.sector_size: 1} == saved.wear
+    assert load(IMAGES[0].read_bytes()).read(0x4004, 0x4050) == saved.read(0x4004, 0x4050)

@@ -102,7 +102,6 @@ def test_application_with_a_flipped_bit_is_refused_by_one_policy(position: int) 
     [
         (PART.ram_start, ENTRY + 1, ENTRY + 1),
         (PART.ram_end + 4, ENTRY + 1, ENTRY + 1),
-        (PART.ram_end - 2, ENTRY + 1, ENTRY + 1),
         (PART.ram_end, ENTRY, ENTRY + 1),
         (PART.ram_end, START - 1, ENTRY + 1),
         (PART.ram_end, PART.flash_end + 1, ENTRY + 1),

@@ -16,20 +16,20 @@ from typing import Final
 
 from fota_protocol.device import Result
 from fota_protocol.image import FirmwareImage
-from fota_protocol.parts import Part
-from fota_simulator.boot import ProgrammingOrder
+from fota_protocol.parts import DEFAULT_PART, Part
+from fota_simulator.boot import BootPolicy, ProgrammingOrder
 from fota_simulator.bootloader import bootloader_sectors
 from fota_simulator.device_file import SavedDevice, load, save
 from fota_simulator.errors import DeviceFileError, FlashFileError, PowerLost
 from fota_simulator.events import EventTrace
 from fota_simulator.flash import Flash
-from fota_simulator.flash.configuration import DEVELOPMENT_FIELD, protecting_field
+from fota_simulator.flash.configuration import DEVELOPMENT_FIELD, Debugging, protecting_field
 from fota_simulator.flash.controller import ControlledFlash, FlashController
 from fota_simulator.flash.faults import FlashFaults
 from fota_simulator.flash.file_flash import FileFlash
-from fota_simulator.mcu import BootloaderSettings, McuShare, VirtualMcu
+from fota_simulator.mcu import McuShare, VirtualMcu, settings_of
 from fota_simulator.powered import PoweredSession
-from fota_simulator.report import NOT_CONNECTED, POWER_LOST
+from fota_simulator.report import BRICKED, NOT_CONNECTED, POWER_LOST
 from fota_simulator.supply import Cut, Supply, parse_cut
 from fota_transport.clock import SystemClock, VirtualClock
 from fota_transport.errors import LinkLost
@@ -51,6 +51,7 @@ MAX_STUCK_BITS: Final = 1000
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of one device."""
     add_device_options(parser)
+    parser.set_defaults(part=None, policy=None)  # None: not said, so a device that was kept has its own
     add = parser.add_argument
     add("--mcuid", metavar="DIGITS", help="who it is: 25 decimal, or 1 to 64 hexadecimal digits")
     add("--suffix", default="", metavar="DIGITS", help="digits behind a decimal MCUID (model, versions)")
@@ -60,7 +61,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--order",
         type=one_of(ProgrammingOrder),
-        default=ProgrammingOrder.VECTORS_LAST,
         metavar="|".join(order.value for order in ProgrammingOrder),
         help="when the bootloader programs the vectors (default: vectors-last)",
     )
@@ -91,6 +91,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"dump {args.dump}, expected a name that ends in .s19, .hex or .bin")
     for path in (args.dump, args.json, args.trace, args.events, args.device):
         check_writable(path)
+    if str(args.device) == "-":
+        raise UsageError("a device is kept in a file, expected a name and not -")
     waits = timings(args.timeout)
     supply = Supply(_cut(args.cut), seed=args.seed)
     with contextlib.ExitStack() as stack:
@@ -109,18 +111,49 @@ def run(args: argparse.Namespace) -> int:
             share,
             flash=flash,
             memory=ControlledFlash(controller),
-            settings=BootloaderSettings(known.policy, known.order, known.guards_itself, args.allow_lock),
+            settings=settings_of(known),
             acks_verdict=not args.no_verdict_ack,
             timings=waits,
         )
         try:
-            return _update(mcu, supply, (host, port), image, events, args)
+            trouble = (BRICKED, "its bootloader is damaged") if known.is_bricked else None
+            return _update(mcu, supply, (host, port), image, events, trouble, args)
         finally:
-            if args.device is not None:
-                _save(args.device, mcu)
+            controller.reset()
+            if controller.overprogrammed:
+                print(f"fota: {controller.overprogrammed} units were programmed that were not erased", file=sys.stderr)
+            if controller.configuration.debugging is Debugging.LOST:
+                print(f"fota: to a debugger, the part is {Debugging.LOST.value}", file=sys.stderr)
             if events is not None:
-                text = events.to_json() if args.events.suffix == ".json" else events.to_text()
-                write_file(args.events, text.encode())
+                _write_events(args.events, events)
+            if args.device is not None and not known.is_bricked:
+                _save(args.device, mcu)
+
+
+def _play(
+    session: PoweredSession, server: tuple[str, int], trace: Trace, args: argparse.Namespace
+) -> tuple[str, str] | None:
+    """One connection; returns what the session itself cannot know: that there was none, or that the power failed."""
+    clock = SystemClock()
+    trouble = None
+    try:
+        with TcpLink.connect(*server, args.timeout) as link:
+            try:
+                pump(session, link, clock, lambda _: b"", session.start(clock.monotonic()), trace)
+            except PowerLost as lost:
+                trouble = POWER_LOST, f"power lost {lost}"
+                link.write(lost.sent, 0.0)
+    except (LinkLost, TimeoutError) as error:
+        trouble = trouble or (NOT_CONNECTED, str(error))
+    return trouble
+
+
+def _write_events(path: Path, events: EventTrace) -> None:
+    text = events.to_json() if path.suffix == ".json" else events.to_text()
+    if str(path) == "-":
+        sys.stdout.write(text)
+    else:
+        write_file(path, text.encode())
 
 
 def _known(args: argparse.Namespace) -> SavedDevice:
@@ -132,12 +165,11 @@ def _known(args: argparse.Namespace) -> SavedDevice:
             saved = load(args.device)
         except DeviceFileError as error:
             raise UsageError(f"device {error}") from error
-        if args.mcuid is not None and identification(args.mcuid, args.suffix).mcuid != saved.identification.mcuid:
-            raise UsageError(f"device {args.device}: it is {saved.identification.mcuid}, expected {args.mcuid}")
-        return saved
+        _check_same(saved, args)
+        return dataclasses.replace(saved, allows_lock=saved.allows_lock or args.allow_lock)
     if args.mcuid is None:
         raise UsageError("who is it? Say --mcuid DIGITS, or --device FILE of one that was kept")
-    part = part_named(args.part)
+    part = part_named(args.part or DEFAULT_PART)
     field = DEVELOPMENT_FIELD
     if args.protect:
         try:
@@ -147,11 +179,28 @@ def _known(args: argparse.Namespace) -> SavedDevice:
     return SavedDevice(
         identification(args.mcuid, args.suffix),
         part,
-        args.policy,
-        args.order,
-        not args.unguarded,
+        args.policy or BootPolicy.SEALED,
+        args.order or ProgrammingOrder.VECTORS_LAST,
+        guards_itself=not args.unguarded,
+        allows_lock=args.allow_lock,
         sectors=bootloader_sectors(part, field),
     )
+
+
+def _check_same(saved: SavedDevice, args: argparse.Namespace) -> None:
+    """Raise `UsageError` where an option says of a device that was kept what it is not."""
+    who = saved.identification
+    for what, asked, found in (
+        ("MCUID", args.mcuid and identification(args.mcuid).mcuid, who.mcuid),
+        ("suffix", args.suffix, who.suffix),
+        ("part", args.part and part_named(args.part).name, saved.part.name),
+        ("policy", args.policy and args.policy.value, saved.policy.value),
+        ("order", args.order and args.order.value, saved.order.value),
+    ):
+        if asked and asked != found:
+            raise UsageError(f"device {args.device}: its {what} is {found or 'none'}, expected {asked}")
+    if (args.unguarded and saved.guards_itself) or args.protect:
+        raise UsageError(f"device {args.device}: it is there already, expected --unguarded and --protect for a new one")
 
 
 def _flash(known: SavedDevice, args: argparse.Namespace, share: McuShare, stack: contextlib.ExitStack) -> Flash:
@@ -197,31 +246,34 @@ def _update(
     server: tuple[str, int],
     image: FirmwareImage | None,
     events: EventTrace | None,
+    trouble: tuple[str, str] | None,
     args: argparse.Namespace,
 ) -> int:
-    """Play the session, write and print what came of it; returns the exit code."""
+    """Play the session, write and print what came of it; returns the exit code.
+
+    `trouble` is why there can be no session: a reason, and the same in a sentence.
+    """
     clock = SystemClock()
     session = mcu.session()
-    powered = PoweredSession(session, supply)
+    powered = PoweredSession(session, supply, events)
     began = clock.monotonic()
     trace = Trace(began)
-    trouble: tuple[str, str] | None = None
-    try:
-        with TcpLink.connect(*server, args.timeout) as link:
-            try:
-                pump(powered, link, clock, lambda _: b"", powered.start(clock.monotonic()), trace)
-            except PowerLost as lost:
-                trouble = POWER_LOST, f"power lost {lost}"
-                if events is not None:
-                    events.record("power lost", where=str(lost), records=session.records)
-                link.write(lost.sent, 0.0)
-    except (LinkLost, TimeoutError) as error:
-        trouble = trouble or (NOT_CONNECTED, str(error))
+    if trouble is None:
+        trouble = _play(powered, server, trace, args)
+        if trouble is not None and trouble[0] == POWER_LOST and events is not None:
+            events.record("power lost", where=trouble[1], records=session.records)
+        if supply.pending:
+            print(f"fota: the power did not fail: {args.cut} was not reached", file=sys.stderr)
     report = mcu.report(session, image, started_s=0.0, duration_s=clock.monotonic() - began)
     if trouble is not None:
         reason, detail = trouble
         report = dataclasses.replace(
-            report, result=Result.FAILED.value, reason=reason, detail=detail, verified=None if image is None else False
+            report,
+            result=Result.FAILED.value,
+            reason=reason,
+            detail=detail,
+            booted=report.booted and reason != BRICKED,
+            verified=None if image is None else False,
         )
     values = report.as_json()
     outcome = {"outcome": values.pop("result"), "part": mcu.part.name, **values}

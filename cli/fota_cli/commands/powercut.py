@@ -16,6 +16,7 @@ without a hand), 3 if the sample disagrees, 4 if a process was lost.
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import DEFAULT_PART, Part
 from fota_simulator.boot import BootPolicy, ProgrammingOrder
 from fota_simulator.device_file import save
-from fota_simulator.errors import DeviceFileError, ScenarioError, WorkerLost
+from fota_simulator.errors import DeviceFileError, JudgeError, ScenarioError, WorkerLost
 from fota_simulator.mcu import BootloaderSettings
 from fota_simulator.powercut.play import play
 from fota_simulator.powercut.run import SAMPLE, CutReport
@@ -41,7 +42,7 @@ from .. import exit_codes
 from ..choices import ALL, one_or_all
 from ..cut_tables import as_json, as_markdown, as_text
 from ..device_options import PART_NAMES, part_named
-from ..errors import UsageError
+from ..errors import HarnessError, UsageError
 from ..files import check_writable, read_image, write_file, write_json
 from ..progress import WorkProgress
 
@@ -85,6 +86,10 @@ def run(args: argparse.Namespace) -> int:
     """Cut and judge; returns the exit code."""
     for path in (args.json, args.events, args.device):
         check_writable(path)
+    if str(args.device) == "-":
+        raise UsageError("a device is kept in a file, expected a name and not -")
+    if str(args.json) == str(args.events) == "-":
+        raise UsageError("--json and --events both to standard output, expected a file for one of them")
     if args.sample < 0:
         raise UsageError(f"sample {args.sample}, expected 0 or more cuts")
     jobs = len(os.sched_getaffinity(0)) if args.jobs is None else args.jobs
@@ -103,6 +108,8 @@ def run(args: argparse.Namespace) -> int:
         return _all(scenarios, f"{old_name} to {new_name}", jobs, args)
     except ScenarioError as error:
         raise UsageError(str(error)) from error
+    except JudgeError as error:
+        raise HarnessError(f"the judge is wrong, please report it: {error}") from error
     except WorkerLost as error:
         print(f"fota: {error}", file=sys.stderr)
         return exit_codes.INVALID
@@ -113,7 +120,8 @@ def _all(scenarios: Sequence[Scenario], images: str, jobs: int, args: argparse.N
     found: list[dict[str, Any]] = []
     code = exit_codes.OK
     for scenario in scenarios:
-        scenario.clean  # noqa: B018  # says here what is wrong with the images, before processes are started
+        scenario.clean  # noqa: B018  # says here what is wrong with the images, before anything is judged
+    for scenario in scenarios:
         began = time.monotonic()
         with WorkProgress("cuts judged and played", args.plain) as progress:
             report = run_cuts(scenario, jobs=jobs, sample=args.sample, on_progress=progress.update)
@@ -140,7 +148,7 @@ def _one(scenarios: Sequence[Scenario], args: argparse.Namespace) -> int:
         raise UsageError("--cut plays one policy and one order, expected no 'all'")
     (scenario,) = scenarios
     try:
-        cut = scenario.cut(int(args.cut)) if args.cut.isdecimal() else parse_cut(args.cut)
+        cut = scenario.cut(int(args.cut)) if re.fullmatch("[0-9]{1,12}", args.cut) else parse_cut(args.cut)
     except ValueError as error:
         raise UsageError(str(error)) from error
     number = scenario.number(cut)

@@ -26,6 +26,9 @@ REGIONS: Final = 32
 DEVELOPMENT_FIELD: Final = bytes.fromhex("ff" * 12 + "fe3bffff")
 """What the AN2295 bootloader's own image holds there: nothing protected, unsecured, normal boot, NMI pin off."""
 
+UNSECURED_FSEC: Final = 0xFE
+"""The security byte of an open part, as its bootloader or a debugger's mass erase programs it."""
+
 _FPROT: Final = slice(0x8, 0xC)
 _FSEC: Final = 0xC
 _FOPT: Final = 0xD

@@ -24,7 +24,7 @@ from ..events import EventTrace, Fact
 from ..supply import CutMode, Supply
 from .array import ERASED, Flash
 from .commands import Command, FlashModule, Margin, Status, Timing, command_word, data_words, module_of
-from .configuration import FIELD_SIZE, FIELD_START, Debugging, FlashConfiguration
+from .configuration import FIELD_SIZE, FIELD_START, FSEC_ADDRESS, UNSECURED_FSEC, Debugging, FlashConfiguration
 from .faults import NO_FAULTS, FlashFaults
 
 _CCIF: Final = int(Status.CCIF)  # plain numbers: every operation on a flag costs as much as a whole command
@@ -433,7 +433,10 @@ class DebugPort:
         return self._controller.read(start, end)
 
     def mass_erase(self) -> None:
-        """Erase all of it, which opens the part until its next reset; raises `DebugRefused` where that is disabled.
+        """Erase all of it and open the part for good; raises `DebugRefused` where that is disabled.
+
+        Unlike the core's own erase-all, that of a debugger also programs the security byte to unsecured (K-series
+        reference manuals, "Erase All Blocks", triggered from outside).
 
         A protected region blocks it, too, and cells that do not erase keep the part from opening.
         """
@@ -445,6 +448,9 @@ class DebugPort:
         if status & _BLOCKED:
             raise DebugRefused("mass erase by a debugger: a region is protected")
         if status & Status.MGSTAT0:
-            raise DebugRefused(
-                "mass erase by a debugger: the flash is not blank, and the part stays as secured as it was"
-            )
+            raise DebugRefused("mass erase by a debugger: the flash is not blank, the part as secured as it was")
+        unit = self._controller.part.program_unit
+        start = FSEC_ADDRESS - FSEC_ADDRESS % unit
+        opened = bytearray(ERASED * unit)
+        opened[FSEC_ADDRESS - start] = UNSECURED_FSEC
+        self._controller.array.program(start, bytes(opened))

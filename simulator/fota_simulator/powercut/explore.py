@@ -21,7 +21,7 @@ from typing import Final
 from fota_protocol.device import DeviceSession, RecordCache
 from fota_transport.clock import VirtualClock
 
-from ..errors import PowerLost
+from ..errors import JudgeError, PowerLost
 from ..flash import Flash, FlashMemory, SectorPool
 from ..flash.controller import ControlledFlash, FlashController
 from ..mcu import McuShare, VirtualMcu
@@ -96,7 +96,7 @@ class Explorer:
 
     def _verdict(self, flash: Flash, contents: Contents) -> Verdict:
         start, kept = first_start(self._scenario, flash)
-        recovery = access(self._scenario, start, kept)
+        recovery = access(self._scenario, flash, start, kept)
         if recovery is not Recovery.NOT and not self._updates(contents):
             recovery = Recovery.NOT
         return Verdict(start, recovery, kept)
@@ -131,7 +131,7 @@ class Explorer:
                 found[number] = _Checkpoint(mcu.flash.contents(), deepcopy(mcu.bootloader_state))
         result = None if session.outcome is None else session.outcome.result
         if not is_updated(self._scenario, mcu.flash, result, mcu.difference(self._scenario.new)):
-            raise AssertionError("the update without a cut fails")  # a scenario has looked at that
+            raise JudgeError("the update without a cut fails where its scenario says that it does not")
         return found
 
     def _device(self, contents: Contents) -> tuple[VirtualMcu, DeviceSession]:

@@ -35,13 +35,11 @@ def play(scenario: Scenario, cut: Cut, *, traced: bool = False, cache: RecordCac
     device = PoweredDevice(scenario, supply := Supply(cut, seed=scenario.seed), traced=traced, cache=cache)
     trace = device.trace
     inner = device.mcu.session()
-    session = PoweredSession(inner, supply)
+    session = PoweredSession(inner, supply, trace)
     detail = "never"
     try:
         session.start(0.0)
         for frame in scenario.server_frames:
-            if trace is not None:
-                trace.record("frame", bytes=frame.decode("ascii", "replace"))
             session.receive(frame, 0.0)
     except PowerLost as lost:
         detail = str(lost)
@@ -50,7 +48,7 @@ def play(scenario: Scenario, cut: Cut, *, traced: bool = False, cache: RecordCac
     after = device.mcu.saved()
     flash = Flash(scenario.part, SectorPool(), after.sectors, after.wear)
     start, kept = first_start(scenario, flash)
-    recovery = access(scenario, start, kept)
+    recovery = access(scenario, flash, start, kept)
     if trace is not None:
         trace.record("power back", start=start.value)
     if recovery is not Recovery.NOT:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..boot import BootPolicy
+from ..errors import JudgeError
 from .explore import Judged
 from .verdict import FirstStart, Recovery, Verdict
 
@@ -33,10 +34,11 @@ PROMISES: Final[Mapping[BootPolicy, frozenset[Promise]]] = {
     BootPolicy.SEALED: frozenset(Promise),
     BootPolicy.VECTORS: frozenset({Promise.BOOTLOADER_KEPT}),
     BootPolicy.MARK: frozenset(Promise),
-    BootPolicy.HOOK: frozenset({Promise.BOOTLOADER_KEPT, Promise.UPDATABLE}),
+    BootPolicy.HOOK: frozenset({Promise.BOOTLOADER_KEPT}),
     BootPolicy.AN2295: frozenset(),
 }
-"""By policy. `vectors` trusts two words, and a cut may leave words that look sane; `an2295` looks at nothing."""
+"""By policy. `vectors` trusts two words, and a cut may leave words that look sane; `hook` looks at one, and `an2295` at
+none. That the bootloader never changes is its guard's work, which the model has too: the verdicts watch over both."""
 
 KINDS: Final = ("before", "torn", "after", "wire")
 """Kinds of cuts, in the order of tables."""
@@ -68,7 +70,7 @@ class Tally:
 
     @classmethod
     def of(cls, judged: Iterable[Judged], policy: BootPolicy) -> "Tally":
-        """Count; raises `ValueError` where two cuts of one class have different verdicts: the judge is wrong."""
+        """Count; raises `JudgeError` where two cuts of one class have different verdicts."""
         starts: dict[str, Counter[FirstStart]] = {kind: Counter() for kind in KINDS}
         recoveries: dict[str, Counter[Recovery]] = {kind: Counter() for kind in KINDS}
         verdicts: dict[bytes, Verdict] = {}
@@ -77,7 +79,7 @@ class Tally:
         for group in sorted(judged, key=lambda group: group.first):
             verdict = group.verdict
             if verdicts.setdefault(group.key, verdict) != verdict:
-                raise ValueError(f"cut {group.first}: {verdict}, but its class has {verdicts[group.key]}")
+                raise JudgeError(f"cut {group.first}: {verdict}, but its class has {verdicts[group.key]}")
             starts[group.kind][verdict.start] += group.cuts
             recoveries[group.kind][verdict.recovery] += group.cuts
             first_of.setdefault(verdict.start, group.first)

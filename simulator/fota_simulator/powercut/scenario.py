@@ -55,6 +55,15 @@ class Scenario:
         return mcu.flash.contents()
 
     @cached_property
+    def end(self) -> Mapping[int, bytes]:
+        """The flash after the update: the device runs `new`. Raises `ScenarioError`."""
+        mcu = VirtualMcu(
+            WHO, self.part, McuShare.new(), flash=Flash(self.part, SectorPool(), self.base), settings=self.settings
+        )
+        self._update(mcu, self.new, "the image")
+        return mcu.flash.contents()
+
+    @cached_property
     def clean(self) -> "CleanRun":
         """The update without a cut. Raises `ScenarioError`."""
         typical = PoweredDevice(self, supply := Supply())

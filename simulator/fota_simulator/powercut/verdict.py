@@ -1,18 +1,18 @@
 """What a device does once its power is back, and whether it can be updated again.
 
-Who can be updated again depends on the bootloader. One with a hook time-out offers itself at every reset. One with a
-pin needs a hand at the pin, whatever stands in flash. The others stay in the bootloader by themselves when they find
-nothing to start; an application that is whole, the old or the new one, is trusted to ask for its update; something else
-is not.
+Who can be updated again depends on the bootloader. One with a pin needs a hand at the pin, whatever stands in flash.
+The others stay in the bootloader by themselves when they find nothing to start; an application that is whole, the old
+or the new one, is trusted to ask for its update; something else is not. Then a hand at the reset button helps where a
+hook time-out gives every reset a chance.
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fota_protocol.device import Result
-from fota_protocol.image import FirmwareImage
 
-from ..boot import BootPolicy, Start, at_reset
+from ..boot import BootPolicy, Start, application_end, at_reset
 from ..flash import Flash
 from .scenario import Scenario
 
@@ -35,7 +35,7 @@ class Recovery(enum.Enum):
     ITSELF = "recovered"
     """Without anybody near the device."""
     BY_HAND = "by hand"
-    """With a hand at its pin."""
+    """With a hand at its pin or its reset button."""
     NOT = "not recovered"
 
 
@@ -51,9 +51,9 @@ class Verdict:
 def first_start(scenario: Scenario, flash: Flash) -> tuple[FirstStart, bool]:
     """What the device does, and whether its bootloader's flash is as it was."""
     part = scenario.part
-    contents, base = flash.contents(), scenario.base
+    contents = flash.contents()
     own = range(part.application_start // part.sector_size)
-    kept = all(contents.get(index) == base.get(index) for index in own)
+    kept = all(contents.get(index) == scenario.base.get(index) for index in own)
     if not kept:
         return FirstStart.BRICKED, kept
     match at_reset(flash, scenario.settings.policy):
@@ -62,23 +62,23 @@ def first_start(scenario: Scenario, flash: Flash) -> tuple[FirstStart, bool]:
         case Start.RESET_LOOP:
             return FirstStart.BRICKED, kept
         case Start.APPLICATION:
-            if _holds(flash, scenario.new):
-                return FirstStart.NEW, kept
-            return (FirstStart.OLD if _holds(flash, scenario.old) else FirstStart.OTHER), kept
+            if _same_application(scenario, contents, scenario.base):
+                return FirstStart.OLD, kept
+            return (FirstStart.NEW if _same_application(scenario, contents, scenario.end) else FirstStart.OTHER), kept
 
 
-def access(scenario: Scenario, start: FirstStart, bootloader_kept: bool) -> Recovery:
+def access(scenario: Scenario, flash: Flash, start: FirstStart, bootloader_kept: bool) -> Recovery:
     """How the next update can reach the device, if at all."""
+    policy = scenario.settings.policy
     if not bootloader_kept:
         return Recovery.NOT
-    match scenario.settings.policy:
-        case BootPolicy.HOOK:
-            return Recovery.ITSELF
-        case BootPolicy.AN2295:
-            return Recovery.BY_HAND
-        case BootPolicy.SEALED | BootPolicy.VECTORS | BootPolicy.MARK:
-            lost = start in (FirstStart.OTHER, FirstStart.BRICKED)
-            return Recovery.NOT if lost else Recovery.ITSELF
+    if start is FirstStart.BOOTLOADER:
+        return Recovery.ITSELF
+    if at_reset(flash, policy, pin_held=True) is Start.BOOTLOADER:
+        return Recovery.BY_HAND
+    if start in (FirstStart.OLD, FirstStart.NEW):
+        return Recovery.ITSELF
+    return Recovery.BY_HAND if policy is BootPolicy.HOOK and start is FirstStart.OTHER else Recovery.NOT
 
 
 def is_updated(scenario: Scenario, flash: Flash, result: Result | None, difference: str | None) -> bool:
@@ -90,5 +90,9 @@ def is_updated(scenario: Scenario, flash: Flash, result: Result | None, differen
     )
 
 
-def _holds(flash: Flash, image: FirmwareImage) -> bool:
-    return all(flash.read(segment.start, segment.end) == segment.data for segment in image.segments)
+def _same_application(scenario: Scenario, contents: Mapping[int, bytes], other: Mapping[int, bytes]) -> bool:
+    """Whether all of the flash that images can use is equal: nothing less is a whole application."""
+    part = scenario.part
+    size = part.sector_size
+    sectors = range(part.application_start // size, application_end(part, scenario.settings.policy) // size)
+    return all(contents.get(index) == other.get(index) for index in sectors)

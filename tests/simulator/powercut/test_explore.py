@@ -7,8 +7,12 @@ from collections import Counter
 
 import pytest
 
+from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
+from fota_protocol.srecord import SRecord
 from fota_simulator.boot import BootPolicy, ProgrammingOrder
+from fota_simulator.flash import Flash, SectorPool
+from fota_simulator.mcu import BootloaderSettings
 from fota_simulator.powercut.explore import Explorer, Judged
 from fota_simulator.powercut.play import play
 from fota_simulator.powercut.promises import PROMISES, Tally
@@ -16,7 +20,7 @@ from fota_simulator.powercut.scenario import Scenario
 from fota_simulator.powercut.verdict import FirstStart, Recovery, Verdict
 from fota_simulator.supply import CommandCut, CutMode
 
-from .images import LONGWORDS, PHRASES, scenario
+from .images import LONGWORDS, PHRASES, SIZE, image, scenario
 
 VECTORS_LAST, FILE = ProgrammingOrder.VECTORS_LAST, ProgrammingOrder.FILE
 
@@ -94,7 +98,7 @@ SAFE = {FirstStart.BOOTLOADER, FirstStart.OLD, FirstStart.NEW}
             {*SAFE, FirstStart.OTHER, FirstStart.BRICKED},
             {Recovery.ITSELF, Recovery.NOT},
         ),
-        (BootPolicy.HOOK, FILE, False, {*SAFE, FirstStart.OTHER}, {Recovery.ITSELF}),
+        (BootPolicy.HOOK, FILE, False, {*SAFE, FirstStart.OTHER}, {Recovery.ITSELF, Recovery.BY_HAND}),
         (
             BootPolicy.AN2295,
             VECTORS_LAST,
@@ -150,3 +154,55 @@ def test_a_played_cut_tells_its_story() -> None:
     times = [event.time_s for event in events]
     assert sorted(times) == times
     assert "flash command 20" in played.detail
+
+
+def grown(size: int) -> FirmwareImage:
+    """The first image, with a tail that its seal does not cover."""
+    first = image(1)
+    tail = [SRecord(2, first.end + i, bytes([0x5A]) * 32) for i in range(0, size - SIZE, 32)]
+    return FirmwareImage.from_records([*first.records, *tail])
+
+
+@pytest.mark.parametrize("order", ProgrammingOrder)
+@pytest.mark.parametrize(("old", "new"), [(SIZE, 0x1800), (0x1800, SIZE)], ids=["grows", "shrinks"])
+def test_half_of_an_image_is_not_whole_because_a_smaller_one_is(order: ProgrammingOrder, old: int, new: int) -> None:
+    """The old application and half of what the new one adds to it is neither; nobody is promised to start it."""
+    under_test = Scenario(LONGWORDS, BootloaderSettings(BootPolicy.VECTORS, order), grown(old), grown(new), 1)
+
+    verdicts = by_number(judged(under_test))
+
+    assert FirstStart.OLD is verdicts[1].start
+    assert FirstStart.NEW is verdicts[3 * under_test.clean.commands].start
+    if order is ProgrammingOrder.FILE and new > old:
+        assert FirstStart.OTHER in {verdict.start for verdict in verdicts.values()}
+
+
+def test_sealed_image_with_a_hole_is_installed_over_whatever_was_there() -> None:
+    """Its seal counts the hole as FF, so a sector that the old image left there is erased; no cut breaks that."""
+    size = LONGWORDS.sector_size
+    start = LONGWORDS.application_start
+    records = [*image(1).records, *(SRecord(2, start + 3 * size + i, bytes([7]) * 32) for i in range(0, 256, 32))]
+    holed = FirmwareImage.from_records(records).seal(start)
+    old = FirmwareImage.from_records(
+        [*image(2).records, *(SRecord(2, start + 0x400 + i, bytes([9]) * 32) for i in range(0, 4 * size, 32))]
+    ).seal(start)
+    under_test = Scenario(LONGWORDS, BootloaderSettings(BootPolicy.SEALED), old, holed, 1)
+
+    groups = judged(under_test)
+
+    assert Tally.of(groups, BootPolicy.SEALED).broken == ()
+    assert Flash(LONGWORDS, SectorPool(), under_test.end).is_erased(start + size, start + 3 * size)
+
+
+@pytest.mark.parametrize("used", [-2, -1, 0], ids=["last but one", "last pair", "full"])
+def test_mark_survives_every_cut_also_when_its_sector_is_full(used: int) -> None:
+    """The update that uses the last pair, and the one that erases the sector."""
+    under_test = scenario(BootPolicy.MARK, FILE)
+    pairs = LONGWORDS.sector_size // (2 * LONGWORDS.program_unit) + used
+    content = bytes(pairs * 2 * LONGWORDS.program_unit).ljust(LONGWORDS.sector_size, b"\xff")
+    last = LONGWORDS.flash_size // LONGWORDS.sector_size - 1
+    under_test.__dict__["base"] = {**under_test.base, last: content}  # as so many updates before leave it
+
+    groups = judged(under_test)
+
+    assert Tally.of(groups, BootPolicy.MARK).broken == ()

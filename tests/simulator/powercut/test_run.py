@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from fota_simulator.boot import BootPolicy
-from fota_simulator.errors import WorkerLost
+from fota_simulator.errors import JudgeError, WorkerLost
 from fota_simulator.powercut.explore import Judged
 from fota_simulator.powercut.promises import Promise, Tally
 from fota_simulator.powercut.run import Disagreement, _compared, run
@@ -79,7 +79,7 @@ def test_promise_that_is_not_kept_is_named_with_its_first_cut() -> None:
 
 def test_one_class_with_two_verdicts_is_an_error_of_the_judge() -> None:
     """States that are called equal must be."""
-    with pytest.raises(ValueError, match="cut 2"):
+    with pytest.raises(JudgeError, match="cut 2"):
         Tally.of([Judged(1, 1, "torn", KEY, GOOD), Judged(2, 2, "torn", KEY, LOST)], BootPolicy.SEALED)
 
 
