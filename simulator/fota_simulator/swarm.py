@@ -25,7 +25,7 @@ from .device_file import SUFFIX, SavedDevice, save
 from .errors import DeviceFileError
 from .flash import Flash
 from .mcu import STANDARD_BOOTLOADER, BootloaderSettings, McuShare, VirtualMcu, settings_of
-from .report import NOT_CONNECTED, NOT_SAVED, McuReport, Sample, SwarmReport
+from .report import BRICKED, NOT_CONNECTED, NOT_SAVED, McuReport, Sample, SwarmReport
 
 CONNECTS_AT_ONCE: Final = 100
 """Connections that are being made at the same time: fewer than the shortest listen backlog in use (128)."""
@@ -161,7 +161,7 @@ class _Swarm:
         )
         device = _Device(self, self._sweeper, number, plan, mcu)
         if saved is not None and saved.is_bricked:
-            self.done(device, "bricked: its bootloader is damaged")
+            self.done(device, "its bootloader is damaged", BRICKED)
             return
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -173,7 +173,7 @@ class _Swarm:
         except UnicodeError as error:  # a host name that no name service can be asked for
             self.done(device, f"cannot connect: {error}")
 
-    def done(self, device: "_Device", trouble: str | None = None) -> None:
+    def done(self, device: "_Device", trouble: str | None = None, reason: str = NOT_CONNECTED) -> None:
         """A device is through: judge it and let go of it; `trouble` is why it never had a connection."""
         self.live.pop(device, None)
         if self._closed or device.number in self._reports:
@@ -186,7 +186,9 @@ class _Swarm:
             duration_s=device.ended() - device.started_s,
         )
         if trouble is not None:
-            report = dataclasses.replace(report, reason=NOT_CONNECTED, detail=trouble)
+            report = dataclasses.replace(
+                report, reason=reason, detail=trouble, booted=report.booted and reason != BRICKED
+            )
         if (unsaved := self._save(device)) is not None:
             report = dataclasses.replace(report, result=Result.FAILED.value, reason=NOT_SAVED, detail=unsaved)
         self._reports[device.number] = report

@@ -1,5 +1,6 @@
 """`fota swarm` against a real `fota serve`: many devices, a report, exit codes, and Ctrl-C."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -232,3 +233,23 @@ def test_interrupted_fleet_keeps_devices_in_mid_update(tmp_path: Path) -> None:
     assert code == 130
     assert {0x4000 // saved.part.sector_size: 1} == saved.wear
     assert load(IMAGES[0].read_bytes()).read(0x4004, 0x4050) == saved.read(0x4004, 0x4050)
+
+
+def test_bricked_device_of_a_fleet_fails_and_the_others_go_on(server: str, folder: Path, tmp_path: Path) -> None:
+    """It never connects, and its file stays as it is."""
+    path = tmp_path / f"{FIRST:025d}.k60"
+    options = ["--server", server, "--registry", str(folder / "devices.txt"), "--devices", str(tmp_path)]
+    main(["swarm", *options, "--count", "1"])
+    saved = device_file.load(path)
+    first = saved.sectors[0]
+    damaged = dataclasses.replace(saved, sectors={**saved.sectors, 0: bytes([first[0] ^ 1]) + first[1:]})
+    device_file.save(path, damaged)
+    report = tmp_path.parent / "report.json"
+
+    code = main(["swarm", *options, "--json", str(report)])
+
+    found = json.loads(report.read_text())
+    bricked = found["devices"][0]
+    assert (code, found["updated"], found["failures"]) == (1, COUNT - 1, {"bricked": 1})
+    assert ("bricked", False) == (bricked["reason"], bricked["booted"])
+    assert damaged == device_file.load(path)

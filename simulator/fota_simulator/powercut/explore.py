@@ -6,8 +6,8 @@ before, in and after each flash command, and at each frame, the flash is looked 
 controller of its own on a copy, with the supply of that cut, so that it is the very command that `play` would tear.
 
 A verdict needs a second update, from the state of the cut to the end. It is cut short, too: as soon as flash,
-bootloader and next record are those of the update without a cut, the rest is known. Flashes are compared sector by
-sector, not by a digest.
+bootloader and next record are those of the update without a cut, the rest is known. There, flashes are compared sector
+by sector; classes are told apart by 128 bits of digest.
 """
 
 import contextlib
