@@ -9,6 +9,8 @@ else.
 
 import enum
 import struct
+from dataclasses import dataclass
+from typing import Final
 
 from fota_protocol.integrity import check_seal, check_vectors, read_seal
 from fota_protocol.parts import Part
@@ -42,6 +44,22 @@ class ProgrammingOrder(enum.Enum):
     """Their sector is erased before anything else, and their first unit programmed after everything else."""
     FILE = "file"
     """When they come."""
+
+
+@dataclass(frozen=True, slots=True)
+class BootloaderSettings:
+    """What kind of bootloader a device has."""
+
+    policy: BootPolicy = BootPolicy.SEALED
+    order: ProgrammingOrder = ProgrammingOrder.VECTORS_LAST
+    guards_itself: bool = True
+    """Whether it refuses records for its own flash."""
+    allows_lock: bool = False
+    """Whether it takes a flash configuration field that would lock the part for ever."""
+
+
+STANDARD_BOOTLOADER: Final = BootloaderSettings()
+"""That of a device of which nothing else is said."""
 
 
 class Start(enum.Enum):

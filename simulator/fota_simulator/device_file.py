@@ -22,7 +22,7 @@ from fota_protocol.identity import Identification, McuidFormat, parse_mcuid
 from fota_protocol.parts import Part
 from fota_protocol.parts import part as find_part
 
-from .boot import BootPolicy, ProgrammingOrder
+from .boot import STANDARD_BOOTLOADER, BootloaderSettings, BootPolicy, ProgrammingOrder
 from .errors import DeviceFileError
 from .flash import ERASED, Flash, SectorPool
 
@@ -50,16 +50,11 @@ class SavedDevice:
 
     identification: Identification
     part: Part
-    policy: BootPolicy = BootPolicy.SEALED
-    order: ProgrammingOrder = ProgrammingOrder.VECTORS_LAST
-    guards_itself: bool = True
-    """Whether its bootloader refuses records for its own flash."""
+    settings: BootloaderSettings = STANDARD_BOOTLOADER
     sectors: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     """Those that are not blank, by index."""
     wear: Mapping[int, int] = field(default_factory=dict, repr=False)
     """Erases, by index of the sector."""
-    allows_lock: bool = False
-    """Whether it takes a flash configuration field that would lock the part for ever."""
     bootloader_crc: int | None = None
     """CRC-32 of the bootloader's flash when it was whole; None where nobody knows."""
 
@@ -82,10 +77,10 @@ class SavedDevice:
             "mcuid": self.identification.mcuid,
             "suffix": self.identification.suffix,
             "part": self.part.name,
-            "policy": self.policy.value,
-            "order": self.order.value,
-            "guards_itself": self.guards_itself,
-            "allows_lock": self.allows_lock,
+            "policy": self.settings.policy.value,
+            "order": self.settings.order.value,
+            "guards_itself": self.settings.guards_itself,
+            "allows_lock": self.settings.allows_lock,
             "bootloader_crc": self.bootloader_crc,
             "wear": {str(index): count for index, count in sorted(self.wear.items())},
             "sectors": {
@@ -125,10 +120,12 @@ class SavedDevice:
                 parse_mcuid(mcuid + suffix, McuidFormat.DECIMAL25) if suffix else parse_mcuid(mcuid, McuidFormat.HEX)
             ),
             part=part,
-            policy=BootPolicy(body["policy"]),
-            order=ProgrammingOrder(body["order"]),
-            guards_itself=_typed(body["guards_itself"], bool),
-            allows_lock=_typed(body["allows_lock"], bool),
+            settings=BootloaderSettings(
+                BootPolicy(body["policy"]),
+                ProgrammingOrder(body["order"]),
+                _typed(body["guards_itself"], bool),
+                _typed(body["allows_lock"], bool),
+            ),
             bootloader_crc=None if body["bootloader_crc"] is None else _crc(body["bootloader_crc"]),
             sectors={
                 _index(index, part): _sector(_typed(packed, str), part)

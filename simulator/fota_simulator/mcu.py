@@ -2,14 +2,13 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import Final
 
 from fota_protocol.device import DeviceSession, DeviceTimings, Failure, Outcome, RecordCache, Result
 from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
 
-from .boot import BootPolicy, ProgrammingOrder, would_start
+from .boot import STANDARD_BOOTLOADER, BootloaderSettings, would_start
 from .bootloader import Bootloader, bootloader_sectors
 from .device_file import SavedDevice
 from .flash import Flash, FlashMemory, SectorPool
@@ -28,27 +27,6 @@ class McuShare:
     def new(cls) -> "McuShare":
         """Nothing shared yet."""
         return cls(RecordCache(), SectorPool())
-
-
-@dataclass(frozen=True, slots=True)
-class BootloaderSettings:
-    """What kind of bootloader a device has."""
-
-    policy: BootPolicy = BootPolicy.SEALED
-    order: ProgrammingOrder = ProgrammingOrder.VECTORS_LAST
-    guards_itself: bool = True
-    """Whether it refuses records for its own flash."""
-    allows_lock: bool = False
-    """Whether it takes a flash configuration field that would lock the part for ever."""
-
-
-STANDARD_BOOTLOADER: Final = BootloaderSettings()
-"""That of a device of which nothing else is said."""
-
-
-def settings_of(saved: SavedDevice) -> BootloaderSettings:
-    """The bootloader of a device that was kept."""
-    return BootloaderSettings(saved.policy, saved.order, saved.guards_itself, saved.allows_lock)
 
 
 class VirtualMcu:
@@ -126,10 +104,7 @@ class VirtualMcu:
         return SavedDevice(
             identification=self.identification,
             part=self.part,
-            policy=self.settings.policy,
-            order=self.settings.order,
-            guards_itself=self.settings.guards_itself,
-            allows_lock=self.settings.allows_lock,
+            settings=self.settings,
             bootloader_crc=zlib.crc32(b"".join(self._bootloader_sectors.values())),
             sectors=self.flash.contents(),
             wear=dict(self.flash.erase_counts),

@@ -21,10 +21,11 @@ from fota_protocol.parts import Part
 from fota_transport.face import SessionProtocol
 from fota_transport.sweeper import Sweeper
 
+from .boot import STANDARD_BOOTLOADER, BootloaderSettings
 from .device_file import SUFFIX, SavedDevice, save
 from .errors import DeviceFileError
 from .flash import Flash
-from .mcu import STANDARD_BOOTLOADER, BootloaderSettings, McuShare, VirtualMcu, settings_of
+from .mcu import McuShare, VirtualMcu
 from .report import BRICKED, NOT_CONNECTED, NOT_SAVED, McuReport, Sample, SwarmReport
 
 CONNECTS_AT_ONCE: Final = 100
@@ -155,7 +156,7 @@ class _Swarm:
             plan.part,
             self._share,
             flash=None if saved is None else saved.flash(self._share.pool),
-            settings=self._settings if saved is None else settings_of(saved),
+            settings=self._settings if saved is None else saved.settings,
             acks_verdict=plan.acks_verdict,
             timings=self._timings,
         )

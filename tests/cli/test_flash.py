@@ -20,7 +20,7 @@ from fota_protocol.formats import load
 from fota_protocol.identity import Identification
 from fota_protocol.parts import PARTS
 from fota_simulator import device_file
-from fota_simulator.boot import BootPolicy
+from fota_simulator.boot import BootloaderSettings, BootPolicy
 from fota_simulator.bootloader import Bootloader, bootloader_sectors
 from fota_simulator.device_file import SavedDevice
 from fota_simulator.flash import Flash, SectorPool
@@ -37,7 +37,7 @@ def device(path: Path, field: bytes = DEVELOPMENT_FIELD, wear: int = 1) -> Saved
     """A device that runs the image, in a file."""
     flash = Flash(PART, SectorPool(), bootloader_sectors(PART, field))
     new = SavedDevice(WHO, PART)
-    bootloader = Bootloader(flash, new.policy)
+    bootloader = Bootloader(flash, new.settings.policy)
     for record in load(IMAGE.read_bytes()).records:
         bootloader.write(record)
     bootloader.finish("1")
@@ -127,7 +127,7 @@ def test_mark_of_an_update_is_not_of_the_application(tmp_path: Path, capsys: pyt
     saved = device(tmp_path / "board.k60")
     _, before = shown(capsys, str(tmp_path / "board.k60"))
     sectors = {**saved.sectors, 255: bytes(16) + b"\xff" * (PART.sector_size - 16)}
-    marked = dataclasses.replace(saved, policy=BootPolicy.MARK, sectors=sectors)
+    marked = dataclasses.replace(saved, settings=BootloaderSettings(BootPolicy.MARK), sectors=sectors)
     device_file.save(tmp_path / "marked.k60", marked)
 
     _, found = shown(capsys, str(tmp_path / "marked.k60"))

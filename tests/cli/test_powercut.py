@@ -108,7 +108,7 @@ def test_one_cut_is_played_with_its_story_and_its_device(
     assert cut in (story["at"], str(story["cut"]))
     assert "power lost" in kinds
     assert kinds[-1] == "second update"
-    assert not would_start(saved.flash(SectorPool()), saved.policy)
+    assert not would_start(saved.flash(SectorPool()), saved.settings.policy)
 
 
 def test_events_are_readable_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,7 +175,7 @@ def test_fleet_survives_a_restart(server: str, folder: Path, tmp_path: Path) -> 
     assert codes == [0, 0]
     assert [f"{FIRST + i:025d}" for i in range(COUNT)] == [device.identification.mcuid for device in saved]
     assert {2} == {count for device in saved for count in device.wear.values()}
-    assert all(would_start(device.flash(SectorPool()), device.policy) for device in saved)
+    assert all(would_start(device.flash(SectorPool()), device.settings.policy) for device in saved)
 
 
 def test_device_file_that_is_damaged_stops_a_fleet_before_it_begins(
@@ -203,11 +203,9 @@ def test_fleet_keeps_what_its_devices_are(server: str, folder: Path, tmp_path: P
 
     after = device_file.load(path)
     assert code == 0
-    assert (before.identification, before.policy, before.order, before.guards_itself) == (
+    assert (before.identification, before.settings) == (
         after.identification,
-        after.policy,
-        after.order,
-        after.guards_itself,
+        after.settings,
     )
 
 

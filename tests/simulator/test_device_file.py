@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from fota_protocol.identity import Identification
 from fota_protocol.parts import PARTS, Part
 from fota_simulator import device_file
-from fota_simulator.boot import BootPolicy, ProgrammingOrder
+from fota_simulator.boot import BootloaderSettings, BootPolicy, ProgrammingOrder
 from fota_simulator.bootloader import bootloader_sectors
 from fota_simulator.device_file import SavedDevice, load, save
 from fota_simulator.errors import DeviceFileError
@@ -31,9 +31,7 @@ ELSEWHERE: Final = Path("some/device.k60")
 DEVICE: Final = SavedDevice(
     Identification("0123456789ABCDEF"),
     PART,
-    policy=BootPolicy.MARK,
-    order=ProgrammingOrder.FILE,
-    guards_itself=False,
+    BootloaderSettings(BootPolicy.MARK, ProgrammingOrder.FILE, guards_itself=False),
     sectors=dict(bootloader_sectors(PART)),
     wear={8: 3, 255: 10_000},
 )
@@ -62,11 +60,15 @@ def devices(draw: st.DrawFn) -> SavedDevice:
     return SavedDevice(
         who,
         part,
-        draw(st.sampled_from(BootPolicy)),
-        draw(st.sampled_from(ProgrammingOrder)),
-        draw(st.booleans()),
+        BootloaderSettings(
+            draw(st.sampled_from(BootPolicy)),
+            draw(st.sampled_from(ProgrammingOrder)),
+            draw(st.booleans()),
+            draw(st.booleans()),
+        ),
         draw(st.dictionaries(indices, content, max_size=5)),
         draw(st.dictionaries(indices, st.integers(0, 10**9), max_size=5)),
+        draw(st.none() | st.integers(0, 2**32 - 1)),
     )
 
 
@@ -85,9 +87,7 @@ def test_equal_devices_have_equal_files() -> None:
     other = SavedDevice(
         DEVICE.identification,
         PART,
-        DEVICE.policy,
-        DEVICE.order,
-        DEVICE.guards_itself,
+        DEVICE.settings,
         dict(sorted(DEVICE.sectors.items(), reverse=True)),
         dict(sorted(DEVICE.wear.items(), reverse=True)),
     )

@@ -20,10 +20,10 @@ from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import PARTS
 from fota_protocol.srecord import SRecord
-from fota_simulator.boot import BootPolicy
+from fota_simulator.boot import BootloaderSettings, BootPolicy
 from fota_simulator.bootloader import bootloader_sectors
 from fota_simulator.flash.file_flash import FileFlash
-from fota_simulator.mcu import BootloaderSettings, McuShare, VirtualMcu
+from fota_simulator.mcu import McuShare, VirtualMcu
 from fota_simulator.report import McuReport
 from fota_transport.clock import SystemClock
 from fota_transport.errors import LinkLost

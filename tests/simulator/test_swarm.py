@@ -19,9 +19,8 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import PARTS
 from fota_protocol.server import Handshake, Identified, ServerSession
 from fota_protocol.status import Status
-from fota_simulator.boot import BootPolicy
+from fota_simulator.boot import BootloaderSettings, BootPolicy
 from fota_simulator.flash import Flash
-from fota_simulator.mcu import BootloaderSettings
 from fota_simulator.report import McuReport, Sample, SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
 from fota_transport.face import SessionProtocol

@@ -120,8 +120,10 @@ def _facts(dump: Dump) -> dict[str, str]:
     flash, part, device = dump.flash, dump.flash.part, dump.device
     facts = {"flash": f"{dump.path.name}, {part.name}, {part.flash_size // 1024} KiB"}
     if device is not None:
-        facts["device"] = f"{device.identification.mcuid}, bootloader {device.policy.value}, {device.order.value}"
-    end = part.flash_end if device is None else application_end(part, device.policy)
+        facts["device"] = (
+            f"{device.identification.mcuid}, bootloader {device.settings.policy.value}, {device.settings.order.value}"
+        )
+    end = part.flash_end if device is None else application_end(part, device.settings.policy)
     segments = list(flash.segments(part.application_start, end))
     if segments:
         first, end = segments[0][0], segments[-1][0] + len(segments[-1][1])
@@ -135,7 +137,7 @@ def _facts(dump: Dump) -> dict[str, str]:
     else:
         facts["application"] = "blank"
     if device is not None:
-        facts["at a reset"] = at_reset(flash, device.policy).value
+        facts["at a reset"] = at_reset(flash, device.settings.policy).value
     configuration = _configuration(dump)
     if configuration is None:
         facts["debugger"] = "unknown: the dump has no flash configuration field"

@@ -17,7 +17,7 @@ from typing import Final
 from fota_protocol.device import Result
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import DEFAULT_PART, Part
-from fota_simulator.boot import BootPolicy, ProgrammingOrder
+from fota_simulator.boot import BootloaderSettings, BootPolicy, ProgrammingOrder
 from fota_simulator.bootloader import bootloader_sectors
 from fota_simulator.device_file import SavedDevice, load, save
 from fota_simulator.errors import DeviceFileError, FlashFileError, PowerLost
@@ -27,7 +27,7 @@ from fota_simulator.flash.configuration import DEVELOPMENT_FIELD, Debugging, pro
 from fota_simulator.flash.controller import ControlledFlash, FlashController
 from fota_simulator.flash.faults import FlashFaults
 from fota_simulator.flash.file_flash import FileFlash
-from fota_simulator.mcu import McuShare, VirtualMcu, settings_of
+from fota_simulator.mcu import McuShare, VirtualMcu
 from fota_simulator.powered import PoweredSession
 from fota_simulator.report import BRICKED, NOT_CONNECTED, POWER_LOST
 from fota_simulator.supply import Cut, Supply, parse_cut
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
             share,
             flash=flash,
             memory=ControlledFlash(controller),
-            settings=settings_of(known),
+            settings=known.settings,
             acks_verdict=not args.no_verdict_ack,
             timings=waits,
         )
@@ -166,7 +166,8 @@ def _known(args: argparse.Namespace) -> SavedDevice:
         except DeviceFileError as error:
             raise UsageError(f"device {error}") from error
         _check_same(saved, args)
-        return dataclasses.replace(saved, allows_lock=saved.allows_lock or args.allow_lock)
+        allows_lock = saved.settings.allows_lock or args.allow_lock
+        return dataclasses.replace(saved, settings=dataclasses.replace(saved.settings, allows_lock=allows_lock))
     if args.mcuid is None:
         raise UsageError("who is it? Say --mcuid DIGITS, or --device FILE of one that was kept")
     part = part_named(args.part or DEFAULT_PART)
@@ -179,10 +180,12 @@ def _known(args: argparse.Namespace) -> SavedDevice:
     return SavedDevice(
         identification(args.mcuid, args.suffix),
         part,
-        args.policy or BootPolicy.SEALED,
-        args.order or ProgrammingOrder.VECTORS_LAST,
-        guards_itself=not args.unguarded,
-        allows_lock=args.allow_lock,
+        BootloaderSettings(
+            args.policy or BootPolicy.SEALED,
+            args.order or ProgrammingOrder.VECTORS_LAST,
+            guards_itself=not args.unguarded,
+            allows_lock=args.allow_lock,
+        ),
         sectors=bootloader_sectors(part, field),
     )
 
@@ -194,12 +197,12 @@ def _check_same(saved: SavedDevice, args: argparse.Namespace) -> None:
         ("MCUID", args.mcuid and identification(args.mcuid).mcuid, who.mcuid),
         ("suffix", args.suffix, who.suffix),
         ("part", args.part and part_named(args.part).name, saved.part.name),
-        ("policy", args.policy and args.policy.value, saved.policy.value),
-        ("order", args.order and args.order.value, saved.order.value),
+        ("policy", args.policy and args.policy.value, saved.settings.policy.value),
+        ("order", args.order and args.order.value, saved.settings.order.value),
     ):
         if asked and asked != found:
             raise UsageError(f"device {args.device}: its {what} is {found or 'none'}, expected {asked}")
-    if (args.unguarded and saved.guards_itself) or args.protect:
+    if (args.unguarded and saved.settings.guards_itself) or args.protect:
         raise UsageError(f"device {args.device}: it is there already, expected --unguarded and --protect for a new one")
 
 

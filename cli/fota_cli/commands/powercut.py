@@ -27,10 +27,9 @@ import fota_fixtures
 from fota_protocol.errors import ImageError
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import DEFAULT_PART, Part
-from fota_simulator.boot import BootPolicy, ProgrammingOrder
+from fota_simulator.boot import BootloaderSettings, BootPolicy, ProgrammingOrder
 from fota_simulator.device_file import save
 from fota_simulator.errors import DeviceFileError, JudgeError, ScenarioError, WorkerLost
-from fota_simulator.mcu import BootloaderSettings
 from fota_simulator.powercut.play import play
 from fota_simulator.powercut.run import SAMPLE, CutReport
 from fota_simulator.powercut.run import run as run_cuts

@@ -25,10 +25,10 @@ from typing import Final
 from fota_protocol.image import FirmwareImage
 from fota_server.errors import ServerError
 from fota_server.registry import open_registry
+from fota_simulator.boot import BootloaderSettings
 from fota_simulator.device_file import SUFFIX, load
 from fota_simulator.errors import DeviceFileError
 from fota_simulator.flash import SectorPool
-from fota_simulator.mcu import BootloaderSettings
 from fota_simulator.report import SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
 from fota_transport.loops import raise_descriptor_limit

@@ -16,9 +16,9 @@ from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import DEFAULT_PART
 from fota_protocol.parts import part as find_part
-from fota_simulator.boot import BootPolicy
+from fota_simulator.boot import BootloaderSettings, BootPolicy
 from fota_simulator.flash import Flash
-from fota_simulator.mcu import BootloaderSettings, McuShare, VirtualMcu
+from fota_simulator.mcu import McuShare, VirtualMcu
 from fota_simulator.report import NOT_CONNECTED, McuReport, SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
 from fota_transport.clock import SystemClock

@@ -16,13 +16,13 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
 from fota_transport.clock import VirtualClock
 
-from ..boot import Start, at_reset
+from ..boot import BootloaderSettings, Start, at_reset
 from ..errors import ScenarioError
 from ..events import EventTrace
 from ..flash import Flash, FlashMemory, SectorPool
 from ..flash.commands import Timing
 from ..flash.controller import ControlledFlash, FlashController
-from ..mcu import BootloaderSettings, McuShare, VirtualMcu
+from ..mcu import McuShare, VirtualMcu
 from ..supply import CommandCut, Cut, CutMode, Supply, WireCut
 
 WHO: Final = Identification("0001000000000000000000000", "")

@@ -6,8 +6,7 @@ from typing import Final
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import PARTS, Part
 from fota_protocol.srecord import SRecord
-from fota_simulator.boot import BootPolicy, ProgrammingOrder
-from fota_simulator.mcu import BootloaderSettings
+from fota_simulator.boot import BootloaderSettings, BootPolicy, ProgrammingOrder
 from fota_simulator.powercut.scenario import Scenario
 
 LONGWORDS: Final = PARTS["MK60DN512"]

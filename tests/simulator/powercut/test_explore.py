@@ -10,9 +10,8 @@ import pytest
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
 from fota_protocol.srecord import SRecord
-from fota_simulator.boot import BootPolicy, ProgrammingOrder
+from fota_simulator.boot import BootloaderSettings, BootPolicy, ProgrammingOrder
 from fota_simulator.flash import Flash, SectorPool
-from fota_simulator.mcu import BootloaderSettings
 from fota_simulator.powercut.explore import Explorer, Judged
 from fota_simulator.powercut.play import play
 from fota_simulator.powercut.promises import PROMISES, Tally
