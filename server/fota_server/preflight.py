@@ -55,7 +55,8 @@ def check(settings: Settings, on_progress: Callable[[int, int], None] = lambda d
 
 def _look(registry: Registry, store: FirmwareStore, on_progress: Callable[[int, int], None]) -> Preflight:
     findings = [
-        Finding(f"{registry.name}, line {problem.line}", problem.message, refused=True) for problem in registry.problems
+        Finding(registry.name + (f", line {problem.line}" if problem.line else ""), problem.message, refused=True)
+        for problem in registry.audit()
     ]
     known: dict[Key, FirmwareImage | UnservableError] = {}
     count = len(registry)

@@ -25,6 +25,7 @@ from fota_server.journal import JournalRow, read_journal
 from .. import exit_codes
 from ..device_options import identification
 from ..errors import UsageError
+from ..printable import printable
 
 LAST: Final = 100
 """Sessions that are listed, where nobody says how many."""
@@ -77,14 +78,9 @@ def _table(rows: Sequence[JournalRow]) -> str:
     lines = [
         f"{datetime.fromtimestamp(row.started_at, UTC):%Y-%m-%d %H:%M:%S}Z {row.duration_s:8.2f} s  "
         f"{row.mcuid or '-':<25}  {row.status_name:<25} {row.records_acked:>5}/{row.records:<5} "
-        f"{_printable(row.filename or '-')} {row.version or '-'} {row.image_crc or '-'}  {_printable(row.detail)}"
+        f"{printable(row.filename or '-')} {row.version or '-'} {row.image_crc or '-'}  {printable(row.detail)}"
         for row in rows
     ]
     ended = Counter(row.status_name for row in rows)
     counts = ", ".join(f"{count:,} {name}" for name, count in ended.most_common())
     return "\n".join([*lines, f"{len(rows):,} sessions{': ' if counts else ''}{counts}"])
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would act on: names and details are others' words."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

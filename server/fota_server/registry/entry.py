@@ -1,6 +1,6 @@
 """What a registry knows of a device, and what every registry can do."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -43,9 +43,10 @@ class RegistryEntry:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A line of a registry that disables only itself."""
+    """An entry of a registry that disables only itself."""
 
     line: int
+    """Where it stands; 0 where there are no lines."""
     message: str
 
 
@@ -58,14 +59,24 @@ class Registry(Protocol):
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What is wrong with it at this moment; the devices of these lines are unknown."""
+        """What is known to be wrong with it at this moment; the devices of these lines are unknown. Quick."""
+
+    def audit(self) -> tuple[Problem, ...]:
+        """All that is wrong with it: every entry is looked at. May be slow."""
 
     def find(self, mcuid: str) -> RegistryEntry | None:
         """The entry of a device; None when it is unknown. Raises `UnservableError` where its entry is malformed."""
 
     def __len__(self) -> int: ...
 
-    def __iter__(self) -> Iterator[RegistryEntry]: ...
+    def __iter__(self) -> Iterator[RegistryEntry]:
+        """Every entry that is well-formed."""
+
+    def put(self, entries: Iterable[RegistryEntry]) -> None:
+        """Add devices or replace them, all or none; raises `RegistryError`."""
+
+    def remove(self, mcuids: Collection[str]) -> None:
+        """Drop these devices, well-formed or not, all or none; unknown ones are none. Raises `RegistryError`."""
 
     def close(self) -> None: ...
 

@@ -1,7 +1,8 @@
 """A registry in SQLite: one row a device, changed by others while the server runs."""
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,10 +61,19 @@ class SqliteRegistry:
         """None are looked for: a bad row is reported when its device comes."""
         return ()
 
+    def audit(self) -> tuple[Problem, ...]:
+        """Malformed rows; raises `RegistryError` when the file cannot be read."""
+        return tuple(
+            Problem(0, f"entry of {row[0]!r}: {wrong}") for row, wrong in self._rows() if isinstance(wrong, ValueError)
+        )
+
     def find(self, mcuid: str) -> RegistryEntry | None:
         """The entry of a device; raises `UnservableError` when its row is malformed or the file cannot be read."""
         try:
-            row = self._database.execute(f"SELECT {_COLUMNS} FROM devices WHERE mcuid = ?", (mcuid,)).fetchone()
+            # Rows that others wrote may have hexadecimal digits in lower case.
+            row = self._database.execute(
+                f"SELECT {_COLUMNS} FROM devices WHERE mcuid IN (?, ?) ORDER BY mcuid", (mcuid, mcuid.lower())
+            ).fetchone()
             return None if row is None else _entry(row)
         except sqlite3.Error as error:
             raise TemporaryError(f"registry {self._path}: {error}", status=Status.SERVER_ERROR) from error
@@ -75,11 +85,7 @@ class SqliteRegistry:
         return count
 
     def __iter__(self) -> Iterator[RegistryEntry]:
-        for row in self._database.execute(f"SELECT {_COLUMNS} FROM devices ORDER BY mcuid"):
-            try:
-                yield _entry(row)
-            except ValueError as error:
-                raise RegistryError(f"registry {self._path}: entry of {row[0]!r}: {error}") from error
+        return (entry for _, entry in self._rows() if isinstance(entry, RegistryEntry))
 
     def put(self, entries: Iterable[RegistryEntry]) -> None:
         """Add devices or replace them, all or none; raises `RegistryError`."""
@@ -87,10 +93,28 @@ class SqliteRegistry:
             (e.mcuid, e.filename, e.version, e.part, e.handshake and e.handshake.value, int(e.pack), int(e.once))
             for e in entries
         ]
+        lower = [(row[0].lower(),) for row in rows if row[0].lower() != row[0]]
+        with self._change() as database:
+            database.executemany("DELETE FROM devices WHERE mcuid = ?", lower)
+            database.executemany(f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)", rows)
+
+    def remove(self, mcuids: Collection[str]) -> None:
+        """Drop these devices, well-formed or not, all or none; raises `RegistryError`."""
+        with self._change() as database:
+            rows = [(name,) for mcuid in mcuids for name in {mcuid, mcuid.lower()}]
+            database.executemany("DELETE FROM devices WHERE mcuid = ?", rows)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[sqlite3.Connection]:
+        """A transaction: all or none; raises `RegistryError`."""
         try:
             self._database.execute("BEGIN IMMEDIATE")
             try:
-                self._database.executemany(f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)", rows)
+                yield self._database
             except BaseException:
                 self._database.execute("ROLLBACK")
                 raise
@@ -98,9 +122,16 @@ class SqliteRegistry:
         except sqlite3.Error as error:
             raise RegistryError(f"registry {self._path}: {error}") from error
 
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+    def _rows(self) -> Iterator[tuple[tuple[Any, ...], RegistryEntry | ValueError]]:
+        """Every row, and what it means or why it means nothing; raises `RegistryError`."""
+        try:
+            for row in self._database.execute(f"SELECT {_COLUMNS} FROM devices ORDER BY mcuid"):
+                try:
+                    yield row, _entry(row)
+                except ValueError as error:
+                    yield row, error
+        except sqlite3.Error as error:
+            raise RegistryError(f"registry {self._path}: {error}") from error
 
 
 def _entry(row: tuple[Any, ...]) -> RegistryEntry:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fota_protocol.server import Handshake
-from fota_server.registry import Registry, RegistryEntry, SqliteRegistry, TextRegistry, open_registry
+from fota_server.registry import Registry, RegistryEntry, SqliteRegistry, TextRegistry, format_line, open_registry
 
 PLAIN = RegistryEntry("0001100023593110965955141", "blink_1.s19", "16")
 FULL = RegistryEntry(
@@ -24,10 +24,7 @@ HEXADECIMAL = RegistryEntry("00ab" * 16, "blink_1.s19", "F")
 
 
 def line(entry: RegistryEntry) -> str:
-    options = [f"part={entry.part}"] if entry.part else []
-    options += [f"handshake={entry.handshake.value}"] if entry.handshake else []
-    options += [name for name in ("pack", "once") if getattr(entry, name)]
-    return ",".join((entry.mcuid, entry.filename, entry.version, *options)) + "\n"
+    return format_line(entry).decode() + "\n"
 
 
 def put_into_text(path: Path, *entries: RegistryEntry) -> None:
@@ -87,6 +84,35 @@ def test_a_good_registry_has_no_problems(kept: Kept) -> None:
     registry, _ = kept
 
     assert registry.problems == ()
+    assert registry.audit() == ()
+
+
+def test_putting_adds_and_replaces(kept: Kept) -> None:
+    """A device has one entry, the one put last; the others stay."""
+    registry, _ = kept
+    new, changed = RegistryEntry("1" * 25, "new.s19", "1"), replace(FULL, filename="other.s19", once=False)
+    registry.put([new, changed])
+
+    assert {PLAIN, changed, HEXADECIMAL, new} == set(registry)
+
+
+def test_removing_leaves_the_others(kept: Kept) -> None:
+    """Removed devices are unknown, and removing an unknown one changes nothing."""
+    registry, _ = kept
+    registry.remove([PLAIN.mcuid, HEXADECIMAL.mcuid, "9" * 25])
+
+    assert [FULL] == list(registry)
+    assert registry.find(PLAIN.mcuid) is None
+
+
+def test_what_one_writes_another_reads(kept: Kept) -> None:
+    """A registry that was changed is the same to whoever opens it afterwards."""
+    registry, _ = kept
+    registry.put([replace(PLAIN, version="22")])
+    registry.remove([FULL.mcuid])
+
+    with closing(open_registry(Path(registry.name))) as other:
+        assert set(registry) == set(other) == {replace(PLAIN, version="22"), HEXADECIMAL}
 
 
 def test_a_change_is_seen_without_opening_again(kept: Kept) -> None:

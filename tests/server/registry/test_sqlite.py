@@ -64,6 +64,25 @@ def test_a_malformed_row_refuses_only_its_device(
     assert registry.find(FIRST.mcuid) == FIRST
 
 
+def test_a_malformed_row_is_left_out_of_the_list_and_audited(path: Path, registry: SqliteRegistry) -> None:
+    """One bad row keeps nobody from seeing the others."""
+    write(path, f"INSERT INTO devices (mcuid, filename, version) VALUES ('{MCUID}', '', '16')")
+    (problem,) = registry.audit()
+
+    assert [FIRST] == list(registry)
+    assert problem.message == f"entry of '{MCUID}': no file name"
+
+
+def test_a_row_in_lower_case_is_found_and_replaced(path: Path, registry: SqliteRegistry) -> None:
+    """Hexadecimal digits mean the same in either case, whoever wrote them."""
+    write(path, "INSERT INTO devices (mcuid, filename, version) VALUES ('00ab', 'a.s19', '16')")
+    found = registry.find("00AB")
+    registry.put([RegistryEntry("00ab", "b.s19", "17")])
+
+    assert RegistryEntry("00AB", "a.s19", "16") == found
+    assert {FIRST, RegistryEntry("00AB", "b.s19", "17")} == set(registry)
+
+
 def test_a_version_written_as_a_number_is_understood(path: Path, registry: SqliteRegistry) -> None:
     """SQL without quotes around 16 means version 16."""
     write(path, f"INSERT INTO devices (mcuid, filename, version) VALUES ('{MCUID}', 'a.s19', 16)")

@@ -1,6 +1,10 @@
 """The text registry: what a line may be, what disables one, and what happens when the file changes."""
 
 import os
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +18,7 @@ from fota_server.registry import text as text_module
 
 FIRST = "0001100023593110965955141"
 SECOND = "0011000235931109659550002"
+THIRD = "0011000235931109659550003"
 
 
 def registry(folder: Path, content: bytes | str, mcuid_format: McuidFormat | None = None) -> TextRegistry:
@@ -161,6 +166,102 @@ def test_a_change_is_reported_and_in_force_at_once(tmp_path: Path) -> None:
 
     assert (devices.find(FIRST), devices.find(SECOND)) == (None, RegistryEntry(SECOND, "longer_name.s19", "17"))
     assert [problem.line for problem in devices.problems] == [2]
+
+
+def test_a_large_file_is_read_beside_whoever_looks_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look-up that finds a large change does not wait for it; what it says is in force soon after."""
+    monkeypatch.setattr(text_module, "INLINE_SIZE", 100)
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    others = [f"{number:025d},a.s19,16\n" for number in range(50_000)]
+    (tmp_path / "devices2update.txt").write_text("".join(others) + f"{SECOND},b.s19,17\n")
+    at_once = devices.find(FIRST)
+    limit = time.monotonic() + 30
+    while devices.find(SECOND) is None:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+    assert RegistryEntry(FIRST, "a.s19", "16") == at_once
+    assert devices.find(FIRST) is None
+    assert len(devices) == 50_001
+
+
+def test_closing_ends_a_reader_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a large file at the end, and no thread stays."""
+    monkeypatch.setattr(text_module, "INLINE_SIZE", 100)
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    (tmp_path / "devices2update.txt").write_text("".join(f"{n:025d},a.s19,16\n" for n in range(50_000)))
+    devices.find(FIRST)
+    devices.close()
+    (reader,) = (thread for thread in threading.enumerate() if thread.name == "fota-registry")
+    reader.join(10)
+
+    assert not reader.is_alive()
+
+
+@pytest.mark.parametrize("half", ["", f"{FIRST},a.s19,16\n{SECOND},b"], ids=["empty", "cut in a line"])
+def test_a_file_that_is_being_written_is_not_in_force_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
+) -> None:
+    """An editor that writes in place costs no device its place; what stays so for a while is meant."""
+    devices = registry(tmp_path, f"{SECOND},a.s19,16\n")
+    (tmp_path / "devices2update.txt").write_text(half)
+    while_written = devices.find(SECOND)
+    monkeypatch.setattr(text_module, "SETTLE", 0.0)
+    settled = devices.find(SECOND)
+
+    assert RegistryEntry(SECOND, "a.s19", "16") == while_written
+    assert settled is None
+
+
+def test_writing_keeps_what_it_is_not_about(tmp_path: Path) -> None:
+    """Comments, blank lines, order, malformed lines, line ends and the file's mode stay."""
+    devices = registry(tmp_path, f"\ufeff# the lab\r\n\r\n{FIRST}, a.s19 , 16  # my desk\r\nbad\r\n{THIRD},c.s19,3")
+    path = tmp_path / "devices2update.txt"
+    path.chmod(0o640)
+    devices.put([RegistryEntry(FIRST, "b.s19", "17", once=True), RegistryEntry(SECOND, "a.s19", "1")])
+    devices.remove([THIRD])
+
+    expected = f"\ufeff# the lab\r\n\r\n{FIRST},b.s19,17,once  # my desk\r\nbad\r\n{SECOND},a.s19,1\r\n"
+    assert expected == path.read_bytes().decode()
+    assert 0o640 == path.stat().st_mode & 0o777
+
+
+def test_writing_mends_malformed_lines_of_the_device(tmp_path: Path) -> None:
+    """A line of the device that said nothing says what was put; removing takes repetitions too."""
+    devices = registry(tmp_path, f"{FIRST},,16\n{SECOND},a.s19,16\n{SECOND},b.s19,17\n")
+    devices.put([RegistryEntry(FIRST, "a.s19", "16")])
+    devices.remove([SECOND])
+
+    assert f"{FIRST},a.s19,16\n" == (tmp_path / "devices2update.txt").read_text()
+    assert devices.problems == ()
+
+
+@pytest.mark.parametrize("name", ["a,b.s19", "a#b.s19", "a\nb.s19", " a.s19", "a.s19\t", "a\udc80.s19"])
+def test_a_name_that_a_line_cannot_say_is_not_written(tmp_path: Path, name: str) -> None:
+    """Nothing is written that would be read otherwise."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+
+    with pytest.raises(RegistryError, match=f"^file name .* of {SECOND}: expected one that a text registry can say"):
+        devices.put([RegistryEntry(SECOND, name, "16")])
+    assert f"{FIRST},a.s19,16\n" == (tmp_path / "devices2update.txt").read_text()
+    assert ["devices2update.txt"] == [path.name for path in tmp_path.iterdir()]
+
+
+def test_several_processes_write_and_nothing_is_lost(tmp_path: Path) -> None:
+    """Changes of two programs at once are both there afterwards."""
+    registry(tmp_path, "")
+    path = tmp_path / "devices2update.txt"
+    script = (
+        "import pathlib, sys\n"
+        "from fota_server.registry import RegistryEntry, TextRegistry\n"
+        "for number in range(20):\n"
+        "    TextRegistry(pathlib.Path(sys.argv[1])).put("
+        "[RegistryEntry(f'{int(sys.argv[2]) + number:025d}', 'a.s19', '16')])\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script, str(path), str(start)]) for start in (100, 200)]
+
+    assert [0, 0] == [writer.wait(30) for writer in writers]
+    assert 40 == len(TextRegistry(path))
 
 
 def test_a_vanished_file_leaves_its_devices_in_force(tmp_path: Path) -> None:
