@@ -9,7 +9,7 @@ import importlib
 import importlib.metadata
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Final
 
@@ -19,6 +19,7 @@ from .errors import CommandError
 COMMANDS: Final = {
     "demo": "watch a server update a fleet of virtual K60s, here and now",
     "serve": "serve firmware to devices",
+    "registry": "look at who gets what, and change it",
     "sessions": "list what a server's journal says of its sessions",
     "mcu": "run one virtual K60 against a server",
     "swarm": "run thousands of virtual K60s against a server",
@@ -26,6 +27,7 @@ COMMANDS: Final = {
     "flash": "look at a flash, compare two, convert a dump",
     "powercut": "cut a virtual K60's power at every moment of an update",
     "conformance": "judge a server or a device",
+    "completion": "print a completion script for your shell",
 }
 """Every command and its summary, in the order of the help. The module of a command has its name."""
 
@@ -45,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments[0] if arguments else ""
     try:
         module = _load(name) if name in COMMANDS else None
-        parser = _parser(name, module)
+        parser = _parser({} if module is None else {name: module})
         try:
             args = parser.parse_args(arguments)
         finally:
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fota: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        extra = EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
+        extra = _extra_of(error)
         if extra is None:
             raise
         print(f'fota: {name} needs pip install "k60-fota[{extra}]"', file=sys.stderr)
@@ -79,7 +81,25 @@ def _load(name: str) -> ModuleType:
     return importlib.import_module(f"{__package__}.commands.{name}")
 
 
-def _parser(name: str, module: ModuleType | None) -> argparse.ArgumentParser:
+def full_parser() -> argparse.ArgumentParser:
+    """The parser with the options of every command; a command whose extra is not installed is there by its name."""
+    modules = {}
+    for name in COMMANDS:
+        try:
+            modules[name] = _load(name)
+        except ModuleNotFoundError as error:
+            if _extra_of(error) is None:
+                raise
+    return _parser(modules)
+
+
+def _extra_of(error: ModuleNotFoundError) -> str | None:
+    """The extra that would bring the module, where one would."""
+    return EXTRA_OF_MODULE.get((error.name or "").partition(".")[0])
+
+
+def _parser(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
+    """The parser, with the options of those commands whose modules are given."""
     parser = argparse.ArgumentParser(
         prog="fota",
         description="Firmware over the air for NXP Kinetis K60: a server, virtual boards, and a judge of both.",
@@ -90,7 +110,7 @@ def _parser(name: str, module: ModuleType | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"k60-fota {version}")
     commands = parser.add_subparsers(metavar="COMMAND")
     for command, summary in COMMANDS.items():
-        loaded = module if command == name else None
+        loaded = modules.get(command)
         sub = commands.add_parser(
             command,
             help=summary,

@@ -2,11 +2,13 @@
 
 A target file says how the target is started or where it is. Commented examples are installed with the kit; copy one:
 
-    fota conformance examples
-    fota conformance run --target our_server.toml
-    fota conformance run --target staging.toml --target seed.toml -n 2      (one page compares them)
-    fota conformance run --target my_board.toml --requirement FOTA-DEV-flash -v
-    fota conformance list --uncovered
+  fota conformance examples
+  fota conformance run --target our_server.toml
+  fota conformance run --target staging.toml --target seed.toml -n 2
+  fota conformance run --target my_board.toml --requirement FOTA-DEV-flash -v
+  fota conformance list --uncovered
+
+Several targets are judged one after the other, and one page compares them.
 
 Exit codes: 0 every selected MUST was exercised and passed, 1 a case failed, 2 the target file or an option is wrong,
 3 something could not be tested.
@@ -42,12 +44,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    def action(name: str, what: str, function: object) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False)
+    def action(name: str, what: str, function: object, *examples: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(
+            name,
+            help=what,
+            description="\n".join([f"{what[0].upper()}{what[1:]}.", "", *(f"  {example}" for example in examples)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         sub.set_defaults(action=function)
         return sub
 
-    add = action("run", "judge one target, or several one after the other", _run).add_argument
+    add = action(
+        "run",
+        "judge one target, or several one after the other",
+        _run,
+        "fota conformance run --target our_server.toml -n 2",
+        "fota conformance run --target staging.toml --target seed.toml --results judged",
+        "fota conformance run --target my_board.toml --requirement FOTA-DEV-flash -v",
+    ).add_argument
     add(
         "--target",
         type=Path,
@@ -81,13 +96,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--json", type=Path, metavar="FILE", help="write the results there, too (with one target)")
     add("--junit", type=Path, metavar="FILE", help="write them there as JUnit XML, too (with one target)")
 
-    add = action("matrix", "compare the results of several runs on one page", _matrix).add_argument
-    add("results", type=Path, nargs="+", metavar="RESULTS", help="results folder of a run")
+    add = action(
+        "matrix",
+        "compare the results of several runs on one page",
+        _matrix,
+        "fota conformance matrix judged/staging judged/seed --output compared.html",
+    ).add_argument
+    add("results", type=Path, nargs="+", metavar="DIR", help="results folder of a run")
     add("--output", type=Path, default=Path(MATRIX_NAME), metavar="FILE", help=f"the page (default: {MATRIX_NAME})")
 
-    add = action("allure", "make an Allure report of one or several runs, offline", _allure).add_argument
-    add("results", type=Path, nargs="+", metavar="RESULTS", help="results folder of a run")
-    add("--output", type=Path, default=Path("allure-report"), metavar="DIR", help="default: allure-report")
+    add = action(
+        "allure",
+        "make an Allure report of one or several runs, offline",
+        _allure,
+        "fota conformance allure conformance-results/our_server",
+        "fota conformance allure conformance-results/our_server --output report --history history.jsonl",
+    ).add_argument
+    add("results", type=Path, nargs="+", metavar="DIR", help="results folder of a run")
+    add("--output", type=Path, default=Path("allure-report"), metavar="DIR", help="the report (default: allure-report)")
     add(
         "--history", type=Path, metavar="FILE", help="file that grows by each report: trends, and what became of a case"
     )
@@ -95,24 +121,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--cache", type=Path, metavar="DIR", help="where npm's Allure is kept (default: the user's cache)")
     add("--skip-missing", action="store_true", help="exit 0, with the reason, where Node or Allure is missing")
 
-    add = action("mutants", "judge the judge: every broken target of the zoo must be caught", _mutants).add_argument
+    add = action(
+        "mutants",
+        "judge the judge: every broken target of the zoo must be caught",
+        _mutants,
+        "fota conformance mutants -n 4",
+        "fota conformance mutants two-per-ack line-ends --results kept",
+    ).add_argument
     add("names", nargs="*", metavar="NAME", help="only these (default: all, and the good ones)")
     add("--results", type=Path, metavar="DIR", help="keep the results of each run there")
     add("-n", type=int, default=2, metavar="N", help="runs side by side (default: 2)", dest="workers")
     add("--json", type=Path, metavar="FILE", help="write the kill table as JSON")
     add("--markdown", type=Path, metavar="FILE", help="write the kill table as Markdown")
 
-    add = action("list", "list the requirements, and the cases that judge them", _list).add_argument
+    add = action(
+        "list",
+        "list the requirements, and the cases that judge them",
+        _list,
+        "fota conformance list --role device",
+        "fota conformance list --json | jq -r '.[].id'",
+    ).add_argument
     add("--uncovered", action="store_true", help="only MUSTs and SHOULDs that no case judges; exit 1 if there are any")
     add("--role", choices=("server", "device"), help="only this role's")
     add("--json", action="store_true", help="print JSON")
 
     add = action(
-        "schema", "print a JSON schema: of results.json, of target files, of a device's outcome", _schema
+        "schema",
+        "print a JSON schema: of results.json, of target files, of a device's outcome",
+        _schema,
+        "fota conformance schema target > target.schema.json",
     ).add_argument
     add("name", choices=sorted(SCHEMAS), help="what it describes")
 
-    action("examples", "list the example target files", _examples)
+    action("examples", "list the example target files", _examples, "fota conformance examples")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ Exit code 0; of show --image and of diff, 1 when there is a difference; 2 for fi
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,8 +38,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    def action(name: str, what: str, function: object, *files: str) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False)
+    def action(
+        name: str, what: str, function: object, files: Sequence[str], examples: Sequence[str]
+    ) -> argparse.ArgumentParser:
+        sub = actions.add_parser(
+            name,
+            help=what,
+            description="\n".join([f"{what[0].upper()}{what[1:]}.", "", *(f"  {example}" for example in examples)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         sub.set_defaults(action=function)
         for file in files:
             sub.add_argument(file.lower(), type=Path, metavar=file, help="a device file, or a dump")
@@ -48,18 +56,38 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add("--address", type=raw_address, metavar="N", help="where a raw dump begins (default: by its size)")
         return sub
 
-    add = action("show", "show a flash as a map of its sectors", _show, "FLASH").add_argument
+    add = action(
+        "show",
+        "show a flash as a map of its sectors",
+        _show,
+        ["FLASH"],
+        [
+            "fota flash show board.k60",
+            "fota flash show dump.s19 --image app.s19 --svg map.svg",
+            "fota flash show dump.bin --part TWR-K60F120M --json -",
+        ],
+    ).add_argument
     add("--image", type=Path, metavar="FILE", help="firmware that should be in it: show where it differs")
     add("--svg", type=Path, metavar="FILE", help="write the map as a picture, too")
     add("--json", type=Path, metavar="FILE", help="write the same as JSON; - for standard output")
     add("--plain", action="store_true", help="no colours; a pipe gets none anyway")
 
-    add = action("diff", "show where two flashes differ", _diff, "A", "B").add_argument
+    add = action(
+        "diff",
+        "show where two flashes differ",
+        _diff,
+        ["A", "B"],
+        ["fota flash diff before.k60 after.k60", "fota flash diff board.k60 dump.hex --all"],
+    ).add_argument
     add("--all", action="store_true", help=f"all bytes of each range, not only the first {SHOWN_BYTES}")
     add("--json", type=Path, metavar="FILE", help="write the ranges as JSON; - for standard output")
 
     add = action(
-        "dump", "write a flash as S-records, Intel HEX or raw, by the name's ending", _dump, "FLASH"
+        "dump",
+        "write a flash as S-records, Intel HEX or raw, by the name's ending",
+        _dump,
+        ["FLASH"],
+        ["fota flash dump board.k60 flash.hex", "fota flash dump board.k60 whole.bin --whole"],
     ).add_argument
     add("output", type=Path, metavar="OUT", help="the file to write: .s19, .hex or .bin")
     add("--whole", action="store_true", help="from address 0, not only the application's flash")

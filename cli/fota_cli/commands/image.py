@@ -36,8 +36,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The actions."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
 
-    def action(name: str, what: str, function: object) -> argparse.ArgumentParser:
-        sub = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False)
+    def action(name: str, what: str, function: object, *examples: str) -> argparse.ArgumentParser:
+        sub = actions.add_parser(
+            name,
+            help=what,
+            description="\n".join([f"{what[0].upper()}{what[1:]}.", "", *(f"  {example}" for example in examples)]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         sub.set_defaults(action=function)
         add = sub.add_argument
         add("file", type=Path, metavar="FILE", help="the firmware")
@@ -59,15 +65,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
         add("--allow-unterminated", action="store_true", help="take S-records without a termination record")
         return sub
 
-    add = action("check", "check a firmware file, and say how long an update takes", _check).add_argument
+    add = action(
+        "check",
+        "check a firmware file, and say how long an update takes",
+        _check,
+        "fota image check app.s19",
+        "fota image check app.hex --part TWR-K60F120M --round-trip 1.2",
+        "fota image check app.bin --address 0x8000 --json - | jq .problems",
+    ).add_argument
     add("--round-trip", type=float, default=ROUND_TRIP, metavar="S", help="seconds per record (default: 0.6)")
     add("--json", type=Path, metavar="FILE", help="write what was found as JSON; - for standard output")
-    for name, what, function in (
-        ("seal", "let the image carry its own CRC, where Kinetis tools expect it", _seal),
-        ("pack", "re-cut the image into few long S-records, for slow links", _pack),
-        ("convert", "write the same bytes as S-records, Intel HEX or raw, by the name's ending", _convert),
+    for name, what, function, examples in (
+        (
+            "seal",
+            "let the image carry its own CRC, where Kinetis tools expect it",
+            _seal,
+            ["fota image seal app.s19 sealed.s19", "fota image seal app.elf sealed.s19 --part TWR-K60F120M"],
+        ),
+        (
+            "pack",
+            "re-cut the image into few long S-records, for slow links",
+            _pack,
+            ["fota image pack sealed.s19 packed.s19"],
+        ),
+        (
+            "convert",
+            "write the same bytes as S-records, Intel HEX or raw, by the name's ending",
+            _convert,
+            ["fota image convert app.elf app.s19", "fota image convert app.bin app.hex --address 0x4000"],
+        ),
     ):
-        sub = action(name, what, function)
+        sub = action(name, what, function, *examples)
         sub.add_argument("output", type=Path, metavar="OUT", help="the file to write")
 
 
