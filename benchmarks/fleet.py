@@ -1,4 +1,4 @@
-"""Our fleet in a process of its own, for `run.py`: prints one JSON line, as the C fleet does.
+"""Our fleet in a process of its own, for `fota_bench.pairs`: prints one JSON line, as the C fleet does.
 
     fleet.py PORT COUNT FIRST_ID IMAGE.S19 [--acks-verdict]
 
@@ -35,9 +35,11 @@ def main() -> int:
         for number in range(args.count)
     ]
     sizes = [resident_bytes()]
+    under_way: list[int] = []
 
     def on_progress(sample: Sample) -> None:
         sizes.append(resident_bytes())
+        under_way.append(sample.connected)
 
     usage_before = resource.getrusage(resource.RUSAGE_SELF)
     loop = new_event_loop()
@@ -53,6 +55,7 @@ def main() -> int:
         "records": report.records,
         "seconds": last - min(device.started_s for device in report.devices),
         "connect_seconds": 0.0,  # within `seconds`: devices begin as soon as they are connected
+        "at_once": max([1, *under_way]),
         "user_seconds": usage.ru_utime - usage_before.ru_utime,
         "system_seconds": usage.ru_stime - usage_before.ru_stime,
         "rss_bytes": max(sizes) - sizes[0],
