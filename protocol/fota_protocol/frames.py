@@ -91,11 +91,13 @@ class ReceiveBuffer:
         return taken
 
 
-def read_identification(buffer: ReceiveBuffer, mcuid_format: McuidFormat) -> Identification | None:
-    """Server, before a verdict: `@`, an MCUID and what follows it, `#`."""
+def read_identification(
+    buffer: ReceiveBuffer, mcuid_format: McuidFormat, max_size: int = MAX_IDENTIFICATION_SIZE
+) -> Identification | None:
+    """Server, before a verdict: `@`, an MCUID and what follows it, `#`; at most `max_size` bytes."""
     data = buffer.peek()
-    end = data.find(b"#", 0, MAX_IDENTIFICATION_SIZE)
-    wrong = cannot_be_identification(data[: end if end >= 0 else None], mcuid_format) if data else None
+    end = data.find(b"#", 0, max_size)
+    wrong = cannot_be_identification(data[: end if end >= 0 else None], mcuid_format, max_size) if data else None
     if wrong is not None:
         raise RemoteProtocolError(f"identification: {wrong}")
     if end < 0:

@@ -48,6 +48,9 @@ _MAX_SIZE: Final = {
 }
 """Longest identification in bytes, `@` and `#` included."""
 
+MIN_IDENTIFICATION_SIZE: Final = _HEX_MAX_SIZE + 2
+"""Least limit in bytes that a server may set: every MCUID of either format fits, `@` and `#` included."""
+
 
 def parse_mcuid(text: str, mcuid_format: McuidFormat) -> Identification:
     """Read what stands between `@` and `#`; raises `RemoteProtocolError` when it has not the format."""
@@ -61,8 +64,13 @@ def parse_mcuid(text: str, mcuid_format: McuidFormat) -> Identification:
     raise RemoteProtocolError(f"MCUID {text!r}, expected {_EXPECTED[mcuid_format]}")
 
 
-def cannot_be_identification(start: bytes, mcuid_format: McuidFormat) -> str | None:
-    """Why no continuation makes an identification of `start`, which holds no `#`; None when one might."""
+def cannot_be_identification(
+    start: bytes, mcuid_format: McuidFormat, max_size: int = MAX_IDENTIFICATION_SIZE
+) -> str | None:
+    """Why no continuation makes an identification of `start`, which holds no `#`; None when one might.
+
+    `max_size` is the longest in bytes that is taken, `@` and `#` included.
+    """
     if start[:1] != b"@":
         return f"starts with {start[:1]!r}, expected b'@'"
     match = _ALPHABET[mcuid_format].match(start, 1)
@@ -70,6 +78,6 @@ def cannot_be_identification(start: bytes, mcuid_format: McuidFormat) -> str | N
     if match.end() < len(start):
         wrong = start[match.end() : match.end() + 1]
         return f"byte {match.end()} is {wrong!r}, expected {_EXPECTED[mcuid_format]} and b'#'"
-    if len(start) >= (limit := _MAX_SIZE[mcuid_format]):
+    if len(start) >= (limit := min(_MAX_SIZE[mcuid_format], max_size)):
         return f"no b'#' within {limit} bytes, expected {_EXPECTED[mcuid_format]}"
     return None

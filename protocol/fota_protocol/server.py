@@ -141,6 +141,7 @@ class ServerSession:
         "_format",
         "_frames",
         "_limit",
+        "_max_identification",
         "_next",
         "_since",
         "_timings",
@@ -157,7 +158,9 @@ class ServerSession:
         *,
         mcuid_format: McuidFormat = McuidFormat.DECIMAL25,
         timings: ServerTimings = ServerTimings(),
+        max_identification: int = MAX_IDENTIFICATION_SIZE,
     ) -> None:
+        """`max_identification` is the longest identification that is taken, in bytes."""
         self.state = ServerState.IDENTIFYING
         self.events: tuple[ServerEvent, ...] = ()
         """What happened since the owner last set this to `()`."""
@@ -167,8 +170,9 @@ class ServerSession:
         """Whether this device acks `@4#`, as far as this session saw or was told."""
         self._format = mcuid_format
         self._timings = timings
+        self._max_identification = max_identification
         # Small and made to be dropped: most of a session's life needs no buffer.
-        self._buffer: ReceiveBuffer | None = ReceiveBuffer(2 * MAX_IDENTIFICATION_SIZE)
+        self._buffer: ReceiveBuffer | None = ReceiveBuffer(2 * max_identification)
         self._frames: Sequence[bytes] = ()
         self._end_frame = b""
         self._count = 0
@@ -306,7 +310,7 @@ class ServerSession:
             self._buffer += data
             if self.state is ServerState.DECIDING:
                 return b""
-            identification = read_identification(self._buffer, self._format)
+            identification = read_identification(self._buffer, self._format, self._max_identification)
         except RemoteProtocolError as error:
             if self.state is ServerState.DECIDING:
                 return self._unexpected(str(error), now)

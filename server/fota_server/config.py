@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from fota_protocol.identity import McuidFormat
+from fota_protocol.identity import MAX_IDENTIFICATION_SIZE, MIN_IDENTIFICATION_SIZE, McuidFormat
 from fota_protocol.server import Handshake, ServerTimings
 
 from .errors import ConfigError
 
 MAX_PORT: Final = 65_535
+
+MAX_RATE: Final = 1_000_000
+"""Most sessions a second that can be meant."""
+
+MAX_WORKERS: Final = 64
+"""Most processes that can be meant."""
 
 
 class LogFormat(enum.Enum):
@@ -52,6 +58,20 @@ class Settings:
     """How long live sessions may go on after the server was told to stop."""
     limit: int | None = None
     """Most connections at once; None: as many as the process may have descriptors, less a reserve."""
+    sessions_per_second: float | None = None
+    """Most new sessions a second, over a second's mean; None: any number."""
+    identification_size: int = MAX_IDENTIFICATION_SIZE
+    """Longest identification in bytes that is taken."""
+    workers: int = 1
+    """Processes that serve the port together."""
+    tls_port: int | None = None
+    """TCP port for devices that speak TLS; None: there is none."""
+    tls_cert: Path | None = None
+    """PEM file with the server's certificate and those that lead to its root."""
+    tls_key: Path | None = None
+    """PEM file with its private key; None: it is in `tls_cert`."""
+    tls_client_ca: Path | None = None
+    """PEM file with the roots of devices' certificates, which must then have one; None: none is asked for."""
     allow_unterminated: bool = False
     """Whether S-record files without a termination record are served."""
 
@@ -60,6 +80,23 @@ class Settings:
             raise ConfigError(f"port {self.port}, expected 0 to {MAX_PORT}")
         if self.limit is not None and self.limit < 1:
             raise ConfigError(f"limit {self.limit}, expected at least 1")
+        if self.sessions_per_second is not None and not 0 < self.sessions_per_second <= MAX_RATE:
+            raise ConfigError(
+                f"sessions-per-second {self.sessions_per_second:g}, expected more than 0 and at most {MAX_RATE}"
+            )
+        if not MIN_IDENTIFICATION_SIZE <= self.identification_size <= MAX_IDENTIFICATION_SIZE:
+            raise ConfigError(
+                f"identification-size {self.identification_size}, "
+                f"expected {MIN_IDENTIFICATION_SIZE} to {MAX_IDENTIFICATION_SIZE}"
+            )
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise ConfigError(f"workers {self.workers}, expected 1 to {MAX_WORKERS}")
+        if self.tls_port is not None and not 0 <= self.tls_port <= MAX_PORT:
+            raise ConfigError(f"tls-port {self.tls_port}, expected 0 to {MAX_PORT}")
+        if (self.tls_port is None) != (self.tls_cert is None):
+            raise ConfigError("tls-port and tls-cert: expected both or neither")
+        if self.tls_cert is None and (self.tls_key is not None or self.tls_client_ca is not None):
+            raise ConfigError("tls-key and tls-client-ca: expected with tls-port and tls-cert only")
         for name in ("identification_timeout", "ack_timeout", "end_ack_timeout", "grace", "stop_timeout"):
             if not 0 < getattr(self, name) <= 86_400:
                 raise ConfigError(f"{_dashed(name)} {getattr(self, name):g}, expected more than 0 and at most 86400 s")
@@ -88,27 +125,39 @@ def load_settings(path: Path) -> Settings:
     """Settings from a TOML file, paths in it relative to its folder; raises `ConfigError`."""
     try:
         table = tomllib.loads(path.read_bytes().decode("utf-8"))
+        return read_settings(table, path.parent)
     except OSError as error:
         raise ConfigError(f"configuration {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
         raise ConfigError(f"configuration {path}: {error}") from error
+
+
+def read_settings(table: Mapping[str, object], folder: Path) -> Settings:
+    """Settings from a table, paths in it relative to `folder`; raises `ConfigError`."""
     types = typing.get_type_hints(Settings)
     values: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
         if name not in types or "_" in key:
             known = ", ".join(_dashed(field.name) for field in dataclasses.fields(Settings))
-            raise ConfigError(f"configuration {path}: unknown setting {key!r}, expected one of {known}")
+            raise ConfigError(f"unknown setting {key!r}, expected one of {known}")
         try:
-            values[name] = _convert(value, types[name], path.parent)
+            values[name] = _convert(value, types[name], folder)
         except ValueError as error:
-            raise ConfigError(f"configuration {path}: {key} = {value!r}, expected {error}") from None
+            raise ConfigError(f"{key} = {value!r}, expected {error}") from None
         except OverflowError:
-            raise ConfigError(f"configuration {path}: {key} = {value!r}, expected a smaller number") from None
-    try:
-        return Settings(**values)
-    except ConfigError as error:
-        raise ConfigError(f"configuration {path}: {error}") from error
+            raise ConfigError(f"{key} = {value!r}, expected a smaller number") from None
+    return Settings(**values)
+
+
+def write_settings(settings: Settings) -> dict[str, object]:
+    """The table that `read_settings` reads, in what JSON and TOML can say."""
+    values = {_dashed(field.name): getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {
+        name: value.value if isinstance(value, enum.Enum) else str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _convert(value: object, wanted: Any, folder: Path) -> object:

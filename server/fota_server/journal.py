@@ -1,15 +1,16 @@
 """The journal: one row for every session, in SQLite, written in batches by one thread.
 
 A session hands its row over and goes on. The thread commits what has gathered (WAL, synchronous NORMAL: a crash of the
-process loses nothing that was committed, and the file always opens). What cannot be written is counted and reported,
-and stops no update.
+process loses nothing that was committed, and the file always opens). Several processes may write to one journal. While
+the disk is full or read-only, rows wait within a limit; what cannot be written is counted and reported. Neither stops
+an update.
 """
 
 import logging
+import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Iterator
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -50,6 +51,24 @@ class JournalRow:
     detail: str
 
 
+READ_TIMEOUT: Final = 0.25
+"""Seconds that a look-up of the server waits for another process; longer would hold up every session."""
+
+RETRY_INTERVAL: Final = 1.0
+"""Seconds until a commit that failed is tried again."""
+
+_TEMPORARY: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+
 _COLUMNS: Final = tuple(field.name for field in fields(JournalRow))
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -64,24 +83,26 @@ _INSERT: Final = f"INSERT INTO sessions ({', '.join(_COLUMNS)}) VALUES ({', '.jo
 
 
 class Journal:
-    """The journal at `path`, made where there is none; raises `JournalError` when it cannot be opened."""
+    """The journal at `path`, made where there is none; raises `JournalError` when it is none, or can never be made.
+
+    Where the disk is full or read-only, rows wait and are written when it no longer is.
+    """
 
     def __init__(self, path: Path, logger: logging.Logger) -> None:
+        self._path = path
         self._logger = logger
         self._queue: queue.Queue[JournalRow | None] = queue.Queue(QUEUE_LIMIT)
         self._dropped = 0
+        self._trouble: str | None = None
+        self._closing = threading.Event()
+        self._database: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
         try:
-            self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+            self._database = _open(path)
         except sqlite3.Error as error:
-            raise JournalError(f"journal {path}: {error}") from error
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(_SCHEMA)
-            self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM sessions LIMIT 0")
-        except sqlite3.Error as error:
-            self._database.close()
-            raise JournalError(f"journal {path}: {error}, expected the journal of a server") from error
+            if not (_is_temporary(error) and _is_unwritable_now(path)):
+                raise JournalError(f"journal {path}: {error}, expected the journal of a server") from error
+            self._say_trouble(error)
         self._thread = threading.Thread(target=self._write, name="fota-journal", daemon=True)
         self._thread.start()
 
@@ -94,17 +115,30 @@ class Journal:
             if self._dropped == 1:
                 self._logger.error("journal: rows come faster than they can be written; some are dropped")
 
-    def updated(self) -> Iterator[tuple[str, str, str]]:
-        """(MCUID, file name, version) of every success that was committed; for the start of the server."""
-        yield from self._database.execute(
-            "SELECT DISTINCT mcuid, filename, version FROM sessions WHERE status = 0 AND mcuid IS NOT NULL"
-        )
+    def was_updated(self, mcuid: str, filename: str, version: str) -> bool:
+        """Whether a success of the device with this file and version was committed, by whatever process."""
+        try:
+            if self._reader is None:
+                self._reader = sqlite3.connect(
+                    f"{self._path.absolute().as_uri()}?mode=ro", timeout=READ_TIMEOUT, uri=True
+                )
+            found = self._reader.execute(
+                "SELECT 1 FROM sessions WHERE mcuid = ? AND status = 0 AND filename = ? AND version = ? LIMIT 1",
+                (mcuid, filename, version),
+            ).fetchone()
+        except sqlite3.Error as error:
+            self._logger.error("journal: cannot be read: %s", error)
+            return False
+        return found is not None
 
     def close(self) -> None:
         """Commit what has gathered and close the file."""
+        self._closing.set()
         self._queue.put(None)
         self._thread.join()
-        self._database.close()
+        for database in (self._database, self._reader):
+            if database is not None:
+                database.close()
         if self._dropped:
             self._logger.error("journal: %d rows were dropped", self._dropped)
 
@@ -118,21 +152,71 @@ class Journal:
                 except queue.Empty:
                     break
             more = None not in rows
-            self._commit([row for row in rows if row is not None])
+            self._store([row for row in rows if row is not None])
+
+    def _store(self, rows: list[JournalRow]) -> None:
+        """Commit `rows`, however long that takes; give up where no waiting helps."""
+        while rows:
+            try:
+                self._commit(rows)
+            except Exception as error:  # this thread must not end: later rows would be lost as well
+                if isinstance(error, sqlite3.Error) and _is_temporary(error):
+                    self._say_trouble(error)
+                    if not self._closing.wait(RETRY_INTERVAL):
+                        continue
+                self._logger.error("journal: %d rows lost: %s", len(rows), error)
+                return
+            if self._trouble is not None:
+                self._trouble = None
+                self._logger.warning("journal: can be written again")
+            return
 
     def _commit(self, rows: list[JournalRow]) -> None:
-        if not rows:
-            return
+        if self._database is None:
+            self._database = _open(self._path)
+        self._database.execute("BEGIN IMMEDIATE")
         try:
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                self._database.executemany(_INSERT, map(astuple, rows))
-                self._database.execute("COMMIT")
-            except BaseException:
+            self._database.executemany(_INSERT, map(astuple, rows))
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:  # a full disk ends it by itself
                 self._database.execute("ROLLBACK")
-                raise
-        except Exception as error:  # this thread must not end: later rows would be lost as well
-            self._logger.error("journal: %d rows lost: %s", len(rows), error)
+            raise
+
+    def _say_trouble(self, error: sqlite3.Error) -> None:
+        if self._trouble is None:
+            self._trouble = str(error)
+            self._logger.error("journal: cannot be written (%s); up to %d rows wait for that", error, QUEUE_LIMIT)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The file with its table; raises `sqlite3.Error`."""
+    database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.executescript(_SCHEMA)
+        database.execute(f"SELECT {', '.join(_COLUMNS)} FROM sessions LIMIT 0")
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _is_temporary(error: sqlite3.Error) -> bool:
+    """Whether the same statement may do well later."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _TEMPORARY
+
+
+def _is_unwritable_now(path: Path) -> bool:
+    """Whether a file at `path` cannot be made or written because of the disk, and not because of its name."""
+    try:
+        free = os.statvfs(path.parent).f_bavail
+    except OSError:  # no such folder: was it not made because it could not be?
+        return not os.access(next(parent for parent in path.absolute().parents if parent.exists()), os.W_OK)
+    return not path.is_dir() and (
+        free == 0 or not os.access(path.parent, os.W_OK) or (path.exists() and not os.access(path, os.W_OK))
+    )
 
 
 def read_journal(

@@ -3,26 +3,33 @@
 import asyncio
 import functools
 import logging
-from collections.abc import Callable
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
-from fota_protocol.identity import McuidFormat
+from fota_protocol.identity import MAX_IDENTIFICATION_SIZE, McuidFormat
 from fota_protocol.image import FirmwareImage
 from fota_protocol.server import Closed, Identified, ServerSession, ServerState, ServerTimings
 from fota_protocol.status import Status
 from fota_transport.face import SessionProtocol
 from fota_transport.sweeper import Sweeper
 
-from .errors import ListenError, TemporaryError, UnservableError
+from .errors import TemporaryError, UnservableError
 from .firmware import Key
+from .rate import RateLimit
 from .registry import RegistryEntry
 from .service import SessionNote, UpdateService
-
-BACKLOG: Final = 65_535
-"""Connections that the kernel may hold for us; it cuts this to its own limit."""
+from .sockets import BACKLOG
+from .tls import TlsDoor
 
 SWEEP_INTERVAL: Final = 0.25
 """Longest time in seconds by which a deadline may be overrun."""
+
+HANDSHAKE_TIMEOUT: Final = 10.0
+"""Seconds that a TLS handshake may take."""
 
 LINGER: Final = 2.0
 """Seconds that a refused connection has to read why before it is reset."""
@@ -39,6 +46,18 @@ _ANSWERED: Final = frozenset(Status) - {
 """Ends that the device is told of by a last frame, or that find it in the middle of sending."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much a listener takes."""
+
+    connections: int
+    """Most at once."""
+    sessions_per_second: float | None = None
+    """Most new ones a second; after a pause, a second's worth may come at once. None: any number."""
+    identification_size: int = MAX_IDENTIFICATION_SIZE
+    """Longest identification in bytes."""
+
+
 class Listener:
     """Serves `service` on a loop. Times are on the loop's clock, `wall` gives seconds since the epoch."""
 
@@ -50,7 +69,7 @@ class Listener:
         *,
         mcuid_format: McuidFormat,
         timings: ServerTimings,
-        limit: int,
+        limits: Limits,
         wall: Callable[[], float],
     ) -> None:
         self.loop = loop
@@ -59,34 +78,51 @@ class Listener:
         self._logger = logger
         self._mcuid_format = mcuid_format
         self._timings = timings
-        self._limit = limit
+        self._limits = limits
+        self._rate = RateLimit(limits.sessions_per_second, loop.time())
         shortest = min(timings.identification, timings.ack, timings.end_ack, timings.grace)
         self._sweeper = Sweeper(loop, min(SWEEP_INTERVAL, shortest / 4))
         self._connections: dict[Connection, None] = {}
         self._waiting: dict[Key, list[Callable[[FirmwareImage | UnservableError], None]]] = {}
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
+        self._doors: list[TlsDoor] = []
         self._stopping = False
-        self._refused = 0
+        self._refused: Counter[str] = Counter()
         self._idle = asyncio.Event()
 
-    async def start(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address, with the port that a port of 0 became. Raises `ListenError`."""
-        try:
-            self._server = await self.loop.create_server(
-                lambda: Connection(self, self._sweeper), host or None, port, backlog=BACKLOG
+    async def start(self, sockets: Iterable[socket.socket]) -> None:
+        """Accept connections on these sockets, which are the listener's from now on."""
+        for listening in sockets:
+            self._servers.append(await self.loop.create_server(self._connection, sock=listening, backlog=BACKLOG))
+
+    async def start_simulated(self, host: str, port: int) -> tuple[str, int]:
+        """Accept connections in a loop's own network, which has no sockets; returns the address."""
+        server = await self.loop.create_server(self._connection, host or None, port)
+        self._servers.append(server)
+        address: tuple[str, int] = server.sockets[0].getsockname()
+        return address
+
+    def start_tls(self, sockets: Iterable[socket.socket], context: ssl.SSLContext) -> None:
+        """Accept connections that begin with a TLS handshake on these sockets, the listener's from now on."""
+        for listening in sockets:
+            self._doors.append(
+                TlsDoor(
+                    self.loop,
+                    listening,
+                    context,
+                    timeout_s=min(HANDSHAKE_TIMEOUT, self._timings.identification),
+                    factory=self._connection,
+                    is_full=self._is_full,
+                )
             )
-        except (OSError, OverflowError, ValueError) as error:  # ValueError: a host that no name service is asked for
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            raise ListenError(f"cannot listen on {host or '*'}:{port}: {reason}") from error
-        # Where a port of 0 became two, the address is IPv4's, a pair; IPv6's has four members.
-        address = min((listening.getsockname() for listening in self._server.sockets), key=len)
-        return host or "0.0.0.0", address[1]
 
     async def stop(self, timeout_s: float) -> None:
         """Take no more sessions, let live updates finish for `timeout_s` seconds, then cut them."""
         self._stopping = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
+        for door in self._doors:
+            door.close()
         for connection in tuple(self._connections):
             if connection.session.state in (ServerState.IDENTIFYING, ServerState.DECIDING):
                 connection.cut()
@@ -102,6 +138,11 @@ class Listener:
             await asyncio.sleep(0.01)
         self._sweeper.stop()
 
+    @property
+    def handshakes(self) -> int:
+        """Connections in the middle of a TLS handshake."""
+        return sum(door.waiting for door in self._doors)
+
     def cut_all(self) -> None:
         """Cut every session at once."""
         for connection in tuple(self._connections):
@@ -110,14 +151,18 @@ class Listener:
 
     def opened(self, connection: "Connection", now: float) -> ServerSession:
         """A connection was made: its session, which is over already when there is no room."""
-        session = ServerSession(now, mcuid_format=self._mcuid_format, timings=self._timings)
+        session = ServerSession(
+            now,
+            mcuid_format=self._mcuid_format,
+            timings=self._timings,
+            max_identification=self._limits.identification_size,
+        )
         if self._stopping:
             session.abandon(Status.SERVER_STOPPED, "the server is stopping", now)
-        elif len(self._connections) >= self._limit:
-            session.abandon(Status.LIMIT_REACHED, f"{self._limit} connections are open", now)
-            self._refused += 1
-            if self._refused.bit_count() == 1:  # 1, 2, 4, 8 …: a flood does not flood the log
-                self._logger.warning("Limit of %d connections reached, %d turned away", self._limit, self._refused)
+        elif self._is_full():
+            self._turn_away(session, f"{self._limits.connections} connections are open", now)
+        elif not self._rate.allows(now):
+            self._turn_away(session, f"more than {self._limits.sessions_per_second:g} sessions a second", now)
         self._connections[connection] = None
         return session
 
@@ -134,6 +179,18 @@ class Listener:
         if len(waiting) == 1:
             reading = self.loop.run_in_executor(None, self.service.store.read, key)
             reading.add_done_callback(functools.partial(self._loaded, key))
+
+    def _connection(self) -> "Connection":
+        return Connection(self, self._sweeper)
+
+    def _is_full(self) -> bool:
+        return len(self._connections) + self.handshakes >= self._limits.connections
+
+    def _turn_away(self, session: ServerSession, why: str, now: float) -> None:
+        session.abandon(Status.LIMIT_REACHED, why, now)
+        self._refused[why] += 1
+        if self._refused[why].bit_count() == 1:  # 1, 2, 4, 8 …: a flood does not flood the log
+            self._logger.warning("Limit reached: %s; %d turned away", why, self._refused[why])
 
     def _live(self) -> int:
         """Sessions that go on; further connections only wait for their peers to close."""

@@ -5,6 +5,9 @@ them is the work of a thread of its own: a slow disk must not hold up the loop.
 """
 
 import contextlib
+import errno
+import hashlib
+import io
 import json
 import logging
 import logging.handlers
@@ -31,7 +34,14 @@ SESSION_LINES: Final = 200
 QUEUE_LIMIT: Final = 20_000
 """Most session logs that wait to be written; further ones are dropped and said so."""
 
+SAME_MINUTE: Final = 100
+"""Most session logs of one device in one minute; further sessions are appended to the last."""
+
+_UNWRITABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
+"""What a disk may say that is no fault of the folder's name."""
+
 _SAFE_NAME: Final = re.compile(r"[0-9A-Za-z]{1,64}")
+_DIGEST_DIGITS: Final = 16
 
 
 class CustomLogger:
@@ -78,14 +88,22 @@ class _Quiet(logging.Handler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Called by `logging` while the error is handled."""
+        self.say(sys.exc_info()[1])
+
+    def say(self, error: BaseException | None) -> None:
+        """Say it, once."""
         if not self._said:
             self._said = True
             with contextlib.suppress(OSError, ValueError, AttributeError):
-                print(f"fota: the log cannot be written: {sys.exc_info()[1]}", file=sys.__stderr__)
+                print(f"fota: the log cannot be written: {error}", file=sys.__stderr__, flush=True)
 
 
 class ServerLogHandler(_Quiet, logging.handlers.TimedRotatingFileHandler):
-    """The server log's file."""
+    """The server log's file, made with its folder when there is something to write and a disk that takes it."""
+
+    def _open(self) -> io.TextIOWrapper:
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True)
+        return super()._open()
 
 
 class ConsoleHandler(_Quiet, logging.StreamHandler[TextIO]):
@@ -93,15 +111,25 @@ class ConsoleHandler(_Quiet, logging.StreamHandler[TextIO]):
 
 
 def open_server_log(folder: Path, *, as_json: bool, console: TextIO | None) -> logging.Logger:
-    """The server's log in `folder`, copied to `console` where there is one; raises `ConfigError`."""
+    """The server's log in `folder`, copied to `console` where there is one.
+
+    Raises `ConfigError` when `folder` cannot be one; a disk that is full or read-only is said, and stops nobody.
+    """
     formatter = JsonFormatter() if as_json else logging.Formatter(FORMAT)
+    file = ServerLogHandler(
+        folder / SERVER_LOG,
+        when="midnight",
+        backupCount=BACKUPS,
+        encoding="utf-8",
+        errors="backslashreplace",
+        delay=True,
+    )
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = ServerLogHandler(
-            folder / SERVER_LOG, when="midnight", backupCount=BACKUPS, encoding="utf-8", errors="backslashreplace"
-        )
+        file.stream = file._open()
     except OSError as error:
-        raise ConfigError(f"log folder {folder}: {error.strerror}") from error
+        if error.errno not in _UNWRITABLE:
+            raise ConfigError(f"log folder {folder}: {error.strerror}") from error
+        file.say(error)
     logger = logging.Logger(f"otaserver:{folder}", logging.INFO)  # not in the global tree: a process may run several
     handlers: list[logging.Handler] = [file]
     if console is not None:
@@ -137,7 +165,10 @@ class SessionLog:
 
 
 class SessionLogs:
-    """Writes session logs to `<folder>/<mcuid>-<dd-mm-yy_HH-MM>.txt`, appending when a name is taken."""
+    """Writes session logs to `<folder>/<mcuid>-<dd-mm-yy_HH-MM>.txt`, with `_2` and so on behind it in the same minute.
+
+    A name is taken in one step, so that several processes may write to one folder.
+    """
 
     def __init__(self, folder: Path, logger: logging.Logger) -> None:
         self._folder = folder
@@ -162,16 +193,26 @@ class SessionLogs:
 
     def _run(self) -> None:
         while (log := self._queue.get()) is not None:
-            # An MCUID has been checked by now; what is no plain name all the same never becomes a path.
-            name = log.mcuid if _SAFE_NAME.fullmatch(log.mcuid) else "unnamed"
-            stamp = time.strftime("%d-%m-%y_%H-%M", time.localtime(log.started_at))
             try:
-                with (self._folder / f"{name}-{stamp}.txt").open(
-                    "a", encoding="utf-8", errors="backslashreplace"
-                ) as file:
+                with self._file(log) as file:
                     file.writelines(self._line(*line) for line in log.lines)
+                self._failed = False
             except Exception as error:  # this thread must not end: later logs would be lost as well
                 self._complain(f"session logs cannot be written: {error}")
+
+    def _file(self, log: SessionLog) -> TextIO:
+        # An MCUID has been checked by now; what is no plain name all the same never becomes a path.
+        safe = _SAFE_NAME.fullmatch(log.mcuid) is not None
+        digest = hashlib.sha256(log.mcuid.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_DIGITS]
+        name = log.mcuid if safe else f"id-{digest}"
+        stamp = time.strftime("%d-%m-%y_%H-%M", time.localtime(log.started_at))
+        first = self._folder / f"{name}-{stamp}.txt"
+        path = first
+        for number in range(2, SAME_MINUTE + 1):
+            with contextlib.suppress(FileExistsError):
+                return path.open("x", encoding="utf-8", errors="backslashreplace")
+            path = first.with_stem(f"{first.stem}_{number}")
+        return path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def _line(self, at: float, level: int, message: str) -> str:
         record = logging.LogRecord("session", level, "", 0, message, None, None)
@@ -179,6 +220,6 @@ class SessionLogs:
         return self._formatter.format(record) + "\n"
 
     def _complain(self, message: str) -> None:
-        if not self._failed:  # once: a full disk must not fill the server log as well
+        if not self._failed:  # once, until it works again: a full disk must not fill the server log as well
             self._failed = True
             self._logger.error("%s", message)

@@ -8,13 +8,14 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 from fota_protocol.identity import Identification, McuidFormat
 from fota_protocol.image import FirmwareImage
 from fota_protocol.server import Handshake, ServerSession
 from fota_protocol.status import Status
 
+from .claims import Claimant, Claims
 from .errors import UnservableError
 from .firmware import FirmwareStore, Key
 from .journal import Journal, JournalRow
@@ -25,19 +26,12 @@ PROBLEMS_LOGGED: Final = 20
 """Most problems of a registry that are logged one by one."""
 
 REMEMBERED: Final = 200_000
-"""Most devices of which it is remembered whether they ack `@4#`."""
+"""Most devices of which it is remembered whether they ack `@4#`, and that they were served once."""
 
 _LEVELS: Final = {
     Status.SUCCESSFUL: logging.INFO,
     Status.LIMIT_REACHED: logging.DEBUG,  # the listener counts them: a flood must not flood the log
 }
-
-
-class Claimant(Protocol):
-    """A live session's owner."""
-
-    def supersede(self) -> None:
-        """Close at once: a newer session of the same device is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +71,10 @@ class UpdateService:
         handshake: Handshake,
         mcuid_format: McuidFormat = McuidFormat.DECIMAL25,
         wall: Callable[[], float],
+        claims: Claims | None = None,
+        reports_registry: bool = True,
     ) -> None:
+        """`claims` where other processes serve too; of these, one reports what is wrong with the registry."""
         self._registry = registry
         self._store = store
         self._journal = journal
@@ -86,9 +83,11 @@ class UpdateService:
         self._handshake = handshake
         self._mcuid_format = mcuid_format
         self._wall = wall
-        self._live: dict[str, Claimant] = {}
+        self._claims = claims or Claims()
+        self._reports_registry = reports_registry
         self._acks_verdict: OrderedDict[str, bool] = OrderedDict()
-        self._updated = set(journal.updated())
+        self._updated: dict[tuple[str, str, str], None] = {}
+        """Successes of `once` devices that the journal may not have yet."""
         self._known_problems: Hashable = None
         self.report_registry()
 
@@ -104,7 +103,7 @@ class UpdateService:
         note.log = SessionLog(identification.mcuid, note.started_at)
         self.log(note, f"Accepted connection from {note.peer}")
         self.log(note, f"MCUID {identification.mcuid} {identification.suffix}".rstrip())
-        if entry.once and (entry.mcuid, entry.filename, entry.version) in self._updated:
+        if entry.once and self._was_updated(entry):
             raise UnservableError("served once, and was", status=Status.NOTHING_TO_DO)
         return entry, self._store.key(entry)
 
@@ -119,11 +118,7 @@ class UpdateService:
 
     def claim(self, entry: RegistryEntry, claimant: Claimant) -> None:
         """Make `claimant` the session of the device, and close an older one: the newest wins."""
-        older = self._live.get(entry.mcuid)
-        if older is not claimant:
-            if older is not None:
-                older.supersede()
-            self._live[entry.mcuid] = claimant
+        self._claims.claim(entry.mcuid, claimant)
 
     def offer(self, note: SessionNote, entry: RegistryEntry, image: FirmwareImage, claimant: Claimant) -> Offer:
         """Claim the device for `claimant`, closing an older session of it, and say what it gets."""
@@ -145,12 +140,14 @@ class UpdateService:
         now = self._wall()
         mcuid = note.identification.mcuid if note.identification else None
         entry, image = note.entry, note.image
-        if mcuid is not None and self._live.get(mcuid) is claimant:
-            del self._live[mcuid]
+        if mcuid is not None:
+            self._claims.release(mcuid, claimant)
         if mcuid is not None and image is not None:
             self._remember(mcuid, session, status)
-        if status is Status.SUCCESSFUL and entry is not None:
-            self._updated.add((entry.mcuid, entry.filename, entry.version))
+        if status is Status.SUCCESSFUL and entry is not None and entry.once:
+            self._updated[_update_of(entry)] = None
+            if len(self._updated) > REMEMBERED:  # the oldest are in the journal by now
+                del self._updated[next(iter(self._updated))]
         sent = 0 if image is None else sum(map(len, image.frames[: session.records_sent]))
         self._journal.add(
             JournalRow(
@@ -187,6 +184,8 @@ class UpdateService:
     def report_registry(self) -> None:
         """Log what is wrong with the registry, when that has changed."""
         problems = self._registry.problems
+        if not self._reports_registry:
+            return
         if problems is not self._known_problems and problems != self._known_problems:
             self._known_problems = problems
             for problem in problems[:PROBLEMS_LOGGED]:
@@ -197,6 +196,10 @@ class UpdateService:
                     "registry %s: %d more problems", self._registry.name, len(problems) - PROBLEMS_LOGGED
                 )
 
+    def _was_updated(self, entry: RegistryEntry) -> bool:
+        update = _update_of(entry)
+        return update in self._updated or self._journal.was_updated(*update)
+
     def _remember(self, mcuid: str, session: ServerSession, status: Status) -> None:
         if session.acks_verdict is not None:
             self._acks_verdict[mcuid] = session.acks_verdict
@@ -205,6 +208,11 @@ class UpdateService:
                 self._acks_verdict.popitem(last=False)
         elif status is Status.TIMEOUT_CONNECTION:
             self._acks_verdict.pop(mcuid, None)  # what was remembered may be what made it wait
+
+
+def _update_of(entry: RegistryEntry) -> tuple[str, str, str]:
+    """Device, file and version as the journal has them."""
+    return entry.mcuid, _printable(entry.filename), entry.version
 
 
 def _printable(text: str) -> str:

@@ -120,7 +120,16 @@ def test_configuration_example_loads_and_shows_every_setting(tmp_path: Path) -> 
     shown = {name.replace("-", "_") for name in re.findall(r"^([a-z-]+) =", example, flags=re.MULTILINE)}
     assert {field.name for field in dataclasses.fields(Settings)} == shown
     defaults = Settings(registry=tmp_path / "devices2update.txt", firmware=tmp_path / "bin", logs=tmp_path / "logs")
-    assert defaults.changed({"journal": tmp_path / "logs/journal.sqlite", "limit": 10_000}) == settings
+    examples = {
+        "journal": tmp_path / "logs/journal.sqlite",
+        "limit": 10_000,
+        "sessions_per_second": 500.0,
+        "tls_port": 4443,
+        "tls_cert": tmp_path / "tls/fullchain.pem",
+        "tls_key": tmp_path / "tls/privkey.pem",
+        "tls_client_ca": tmp_path / "tls/devices-ca.pem",
+    }
+    assert defaults.changed(examples) == settings
 
 
 def test_registry_example_is_read_without_a_problem(tmp_path: Path) -> None:

@@ -386,7 +386,7 @@ def test_an_occupied_port_is_a_message(site: Site) -> None:
 
 
 NOWHERE: Final = "x" * 70
-"""A host that nobody can listen on: what should have failed before then fails here, and serves nothing."""
+"""A host that nobody can listen on."""
 
 BAD_INPUT: Final = [
     (["-db", "{0}/none.txt"], "fota: registry {0}/none.txt: No such file or directory, expected a text file with"),
@@ -397,7 +397,13 @@ BAD_INPUT: Final = [
     (["--journal", "{0}/bin/blink_1.s19"], "fota: journal {0}/bin/blink_1.s19: file is not a database, expected"),
     (["--config", "{0}/none.toml"], "fota: configuration {0}/none.toml: No such file or directory"),
     (["--config", "{0}/bad.toml"], "fota: configuration {0}/bad.toml: unknown setting 'prot', expected one of"),
-    ([], f"fota: cannot listen on {NOWHERE}:0: "),
+    (["--host", NOWHERE], f"fota: cannot listen on {NOWHERE}:0: "),
+    (["--sessions-per-second", "0"], "fota: sessions-per-second 0, expected more than 0 and at most 1000000"),
+    (["--identification-size", "2000"], "fota: identification-size 2000, expected 66 to 1024"),
+    (["--workers", "0"], "fota: workers 0, expected 1 to 64"),
+    (["--tls-port", "0"], "fota: tls-port and tls-cert: expected both or neither"),
+    (["--tls-port", "0", "--tls-cert", "{0}/none.pem"], "fota: tls-cert {0}/none.pem: No such file or directory"),
+    (["--json"], "fota: --json: expected with --check"),
     (["--port", "70000"], "fota: port 70000, expected 0 to 65535"),
     (["--port", "-1"], "fota: port -1, expected 0 to 65535"),
     (["--port", "http"], "argument -p/--port: invalid int value: 'http'"),
@@ -419,8 +425,10 @@ def test_bad_input_is_a_message_and_exit_code_2(
 ) -> None:
     """What is wrong, where, and what was expected; nothing is served and nothing is printed as ready."""
     (site.folder / "bad.toml").write_text("prot = 1\n")
+    # A server that started all the same would end at its ready file.
+    trap = ["--ready-file", str(site.folder / "none" / "ready")]
     try:
-        code = main(["serve", *site.options, "--host", NOWHERE, *(option.format(site.folder) for option in options)])
+        code = main(["serve", *site.options, *trap, *(option.format(site.folder) for option in options)])
     except SystemExit as error:  # argparse's own way out
         code = int(str(error.code))
     out, err = capsys.readouterr()
@@ -497,6 +505,16 @@ def test_check_says_what_would_be_refused_and_serves_nobody(site: Site, capsys: 
     assert "warning  firmware odd.s19: terminated by S9" in printed
     assert "3 would be refused" in printed
     assert before == sorted(site.folder.rglob("*"))
+
+
+def test_check_as_json_has_the_same_findings(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    """Programs read what would be refused, and the exit code is the same."""
+    site.registry.write_text(f"{MCUID},blink_1.s19,16\n{OTHER_MCUID},gone.s19,16\nbad\n")
+    code = main(["serve", *site.options, "--check", "--json"])
+    found = json.loads(capsys.readouterr().out)
+
+    assert (2, False, 2, 1, 2) == (code, found["ok"], found["devices"], found["images"], found["refused"])
+    assert [{"where", "message", "refused"}] * 2 == [set(finding) for finding in found["findings"]]
 
 
 @pytest.mark.parametrize(("option", "message"), [("--registry", "no such file"), ("--firmware", "no such folder")])

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 
 import fota_fixtures
-from fota_server.app import running
+from fota_server.app import Ready, running
 from fota_server.config import Settings
 from fota_server.journal import JournalRow, read_journal
 from fota_server.listener import Listener
@@ -131,6 +131,7 @@ class RunningServer:
         self.settings = settings
         self.address = ("", 0)
         self.listener: Listener
+        self.ready: Ready
         self.failures: list[dict[str, Any]] = []
         """What reached the loop's handler of exceptions."""
         self._ready: Future[tuple[str, int]] = Future()
@@ -182,8 +183,8 @@ class RunningServer:
         self._loop.set_exception_handler(lambda _, context: self.failures.append(context))
         self._stop = asyncio.Event()
         try:
-            async with running(self.settings) as (self.listener, address, _):
-                self._ready.set_result(address)
+            async with running(self.settings) as (self.listener, self.ready, _):
+                self._ready.set_result((self.ready.host, self.ready.port))
                 await self._stop.wait()
         except BaseException as error:
             if self._ready.done():

@@ -1,6 +1,7 @@
 """The server as a whole: it opens everything or nothing, and closes everything."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import threading
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from tests.server.conftest import MCUID, Site, blink, statuses
 
-from fota_server.app import readiness, running, write_ready_file
+from fota_server.app import Ready, readiness, running, write_ready_file
 from fota_server.errors import ConfigError, JournalError, ListenError, RegistryError, ServerError
 from fota_server.journal import read_journal
+from fota_server.listener import Limits
 from fota_transport.loops import run
 
 
@@ -73,6 +75,7 @@ def test_an_occupied_port_is_told_and_nothing_stays_open(site: Site) -> None:
             pytest.fail("it started")
 
         assert before == open_things()
+        assert not (site.folder / "others").exists()
         assert blink(1) == server.update()
 
 
@@ -132,10 +135,13 @@ def test_two_servers_share_one_process(site: Site, tmp_path: Path) -> None:
 
 
 def test_readiness_is_one_json_object() -> None:
-    """It has the event, the address and the process."""
-    assert {"event": "ready", "host": "127.0.0.1", "port": 40_001, "pid": os.getpid()} == json.loads(
-        readiness("127.0.0.1", 40_001)
-    )
+    """It has the event, the address and the process; TLS and workers where there are any."""
+    ready = Ready("127.0.0.1", 40_001, None, devices=1, problems=0, limits=Limits(100))
+    more = dataclasses.replace(ready, tls_port=40_002, workers=(7, 8))
+
+    said = {"event": "ready", "host": "127.0.0.1", "port": 40_001, "pid": os.getpid()}
+    assert said == json.loads(readiness(ready))
+    assert said | {"tls_port": 40_002, "workers": [7, 8]} == json.loads(readiness(more))
 
 
 def test_the_ready_file_appears_in_one_step(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from fota_server.app import running
 from fota_server.journal import JournalRow, read_journal
 from fota_simulator.report import SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
-from fota_transport.clock import SystemClock
 from fota_transport.loops import new_event_loop
 from fota_transport.profiles import GPRS, LAN, LOOPBACK
 from fota_transport.simulated import SimulatedLoop
@@ -54,9 +53,9 @@ def fleet(site: Site, make_loop: Callable[[], asyncio.AbstractEventLoop]) -> tup
 
     async def main() -> SwarmReport:
         loop = asyncio.get_running_loop()
-        clock = loop.clock if isinstance(loop, SimulatedLoop) else SystemClock()
-        async with running(settings, clock=clock) as (_, (host, port), _):
-            report, _ = await run_swarm(loop, host, port, plans())
+        clock = loop.clock if isinstance(loop, SimulatedLoop) else None
+        async with running(settings, clock=clock) as (_, ready, _):
+            report, _ = await run_swarm(loop, ready.host, ready.port, plans())
         return report
 
     with asyncio.Runner(loop_factory=make_loop) as runner:

@@ -1,6 +1,8 @@
 """Settings: every key of the file, and a message with file, key and expectation for everything else."""
 
 import dataclasses
+import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 
 from fota_protocol.identity import McuidFormat
 from fota_protocol.server import Handshake, ServerTimings
-from fota_server.config import LogFormat, Settings, load_settings
+from fota_server.config import LogFormat, Settings, load_settings, read_settings, write_settings
 from fota_server.errors import ConfigError
 
 
@@ -34,6 +36,13 @@ EVERY_KEY = {
     "grace": ("0.5", 0.5),
     "stop-timeout": ("86400", 86_400.0),
     "limit": ("1", 1),
+    "sessions-per-second": ("2.5", 2.5),
+    "identification-size": ("66", 66),
+    "workers": ("4", 4),
+    "tls-port": ("4443", 4443),
+    "tls-cert": ('"/abs/cert.pem"', Path("/abs/cert.pem")),
+    "tls-key": ('"/abs/key.pem"', Path("/abs/key.pem")),
+    "tls-client-ca": ('"/abs/ca.pem"', Path("/abs/ca.pem")),
     "allow-unterminated": ("true", True),
 }
 
@@ -46,10 +55,19 @@ def test_every_setting_has_a_key() -> None:
 @pytest.mark.parametrize("key", EVERY_KEY)
 def test_each_key_sets_its_setting(tmp_path: Path, key: str) -> None:
     """A key changes what has its name and leaves the rest at its default."""
-    text, value = EVERY_KEY[key]
-    changes: dict[str, Any] = {key.replace("-", "_"): value}
+    keys = {key, "tls-port", "tls-cert"} if key.startswith("tls-") else {key}
+    changes: dict[str, Any] = {key.replace("-", "_"): EVERY_KEY[key][1] for key in keys}
+    lines = [f"{key} = {EVERY_KEY[key][0]}\n" for key in keys]
 
-    assert Settings().changed(changes) == load_settings(config(tmp_path, f"{key} = {text}\n"))
+    assert Settings().changed(changes) == load_settings(config(tmp_path, "".join(lines)))
+
+
+@pytest.mark.parametrize("keys", [(), [key for key in EVERY_KEY if key != "journal"], EVERY_KEY])
+def test_settings_are_read_as_they_were_written(keys: Collection[str]) -> None:
+    """A process tells another its settings, all of them, by what JSON can say."""
+    settings = Settings().changed({key.replace("-", "_"): EVERY_KEY[key][1] for key in keys})
+
+    assert settings == read_settings(json.loads(json.dumps(write_settings(settings))), Path())
 
 
 def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
@@ -97,6 +115,16 @@ def test_the_times_are_those_of_sessions() -> None:
         ("limit = 0", "limit 0, expected at least 1"),
         ("limit = [1]", "limit = [1], expected a whole number"),
         ("host = 1", "host = 1, expected a string"),
+        ("sessions-per-second = 0", "sessions-per-second 0, expected more than 0 and at most 1000000"),
+        ("sessions-per-second = nan", "sessions-per-second nan, expected more than 0"),
+        ("identification-size = 65", "identification-size 65, expected 66 to 1024"),
+        ("identification-size = 1025", "identification-size 1025, expected 66 to 1024"),
+        ("workers = 0", "workers 0, expected 1 to 64"),
+        ("workers = 65", "workers 65, expected 1 to 64"),
+        ("tls-port = 4443", "tls-port and tls-cert: expected both or neither"),
+        ('tls-cert = "a.pem"', "tls-port and tls-cert: expected both or neither"),
+        ('tls-key = "a.pem"', "tls-key and tls-client-ca: expected with tls-port and tls-cert only"),
+        ('tls-port = 65536\ntls-cert = "a.pem"', "tls-port 65536, expected 0 to 65535"),
         ("registry = 1", "registry = 1, expected a string"),
         ("journal = false", "journal = False, expected a string"),
         ("ack-timeout = 0", "ack-timeout 0, expected more than 0 and at most 86400 s"),

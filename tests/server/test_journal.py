@@ -1,11 +1,14 @@
 """The journal: every session a row, whatever happens to the process."""
 
+import contextlib
 import logging
 import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +68,19 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "journal.sqlite"
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", disk], check=False).returncode:
+        pytest.skip("a small disk can be mounted by root on Linux only")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_rows_come_back_as_they_were_added(path: Path, logger: logging.Logger) -> None:
     """Every field keeps its value and its type, in the order of adding."""
     with closing(Journal(path, logger)) as journal:
@@ -92,10 +108,13 @@ def test_a_journal_goes_on_where_it_was(path: Path, logger: logging.Logger) -> N
         journal.add(other)
         journal.add(STRANGER)
     with closing(Journal(path, logger)) as journal:
-        updated = list(journal.updated())
+        known = [
+            journal.was_updated(mcuid, "blink_1.s19", version)
+            for mcuid, version in ((ROW.mcuid or "", "16"), (ROW.mcuid or "", "17"), ("1" * 25, "16"))
+        ]
         journal.add(other)
 
-    assert [(ROW.mcuid, "blink_1.s19", "16")] == updated
+    assert [True, False, False] == known
     assert [ROW, ROW, other, STRANGER, other] == read_journal(path)
 
 
@@ -159,6 +178,92 @@ def test_rows_that_cannot_be_written_are_told_and_stop_nothing(
 
     assert complaints.messages == ["journal: 1 rows lost: full"]
     assert read_journal(path) == [ROW]
+
+
+def test_rows_wait_while_the_file_cannot_be_written(
+    path: Path, logger: logging.Logger, complaints: Complaints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no fault of a row costs none: it is told once, tried again, and told when it is over."""
+    monkeypatch.setattr(journal_module, "BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr(journal_module, "RETRY_INTERVAL", 0.01)
+    with closing(Journal(path, logger)) as journal, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for number in range(3 * journal_module.BATCH):
+            journal.add(replace(ROW, records=number))
+        while not complaints.messages:
+            time.sleep(0.001)
+        time.sleep(0.1)
+        other.execute("ROLLBACK")
+
+    assert list(range(3 * journal_module.BATCH)) == [row.records for row in read_journal(path)]
+    assert complaints.messages == [
+        "journal: cannot be written (database is locked); up to 100000 rows wait for that",
+        "journal: can be written again",
+    ]
+
+
+def test_closing_does_not_wait_for_a_file_that_cannot_be_written(
+    path: Path, logger: logging.Logger, complaints: Complaints, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is lost then is counted."""
+    monkeypatch.setattr(journal_module, "BUSY_TIMEOUT", 0.01)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        with closing(Journal(path, logger)) as journal:
+            other.execute("BEGIN IMMEDIATE")
+            journal.add(ROW)
+        other.execute("ROLLBACK")
+
+    assert "journal: 1 rows lost: database is locked" == complaints.messages[-1]
+
+
+def test_a_journal_on_a_full_disk_is_made_when_there_is_room(
+    logger: logging.Logger, complaints: Complaints, small_disk: Path
+) -> None:
+    """A server starts without it, and every row is there in the end."""
+    path, filler = small_disk / "journal.sqlite", small_disk / "filler"
+    fill(filler)
+    with closing(Journal(path, logger)) as journal:
+        journal.add(ROW)
+        was_updated = journal.was_updated("1" * 25, "blink_1.s19", "16")
+        filler.unlink()
+        wait_for(lambda: "journal: can be written again" in complaints.messages)
+
+    assert not was_updated
+    assert [ROW] == read_journal(path)
+
+
+def test_rows_of_a_full_disk_are_written_when_there_is_room(
+    logger: logging.Logger, complaints: Complaints, small_disk: Path
+) -> None:
+    """It fills up under the server, and no row is lost."""
+    path, filler = small_disk / "journal.sqlite", small_disk / "filler"
+    with closing(Journal(path, logger)) as journal:
+        journal.add(ROW)
+        wait_for(lambda: bool(read_journal(path)))
+        fill(filler)
+        for number in range(2_000):
+            journal.add(replace(ROW, records=number))
+        wait_for(lambda: bool(complaints.messages))
+        filler.unlink()
+        wait_for(lambda: len(complaints.messages) > 1)
+
+    assert 2_001 == len(read_journal(path))
+    assert "database or disk is full" in complaints.messages[0]
+    assert ["journal: can be written again"] == complaints.messages[1:]
+
+
+def fill(path: Path) -> None:
+    """Take all room that the disk has."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
 
 
 def test_adding_never_blocks(

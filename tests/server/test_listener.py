@@ -90,10 +90,10 @@ def simulate(site: Site, script: Script[_T], **settings: Any) -> tuple[_T, list[
         peers: list[VirtualPeer] = []
 
         async def dial() -> VirtualPeer:
-            peers.append(VirtualPeer(*await asyncio.open_connection(*address)))
+            peers.append(VirtualPeer(*await asyncio.open_connection(ready.host, ready.port)))
             return peers[-1]
 
-        async with running(chosen, clock=loop.clock) as (listener, address, _):
+        async with running(chosen, clock=loop.clock) as (listener, ready, _):
             result = await script(dial, listener)
             for peer in peers:
                 peer.writer.close()
@@ -481,6 +481,42 @@ def test_a_flood_at_the_limit_does_not_flood_the_log(site: Site) -> None:
 
     assert site.log().count("turned away") == 7
     assert "LIMIT_REACHED" not in site.log()
+
+
+def test_more_sessions_a_second_than_allowed_are_turned_away(site: Site) -> None:
+    """A second's worth is served at once, the rest is closed without a frame; a second later there is room again."""
+
+    async def script(dial: Dial, listener: Listener) -> tuple[list[Update | bytes], Update]:
+        flood: list[Update | bytes] = []
+        for mcuid in (MCUID, OTHER_MCUID, MCUID, OTHER_MCUID):
+            peer = await dial()
+            try:
+                flood.append(await peer.update(mcuid))
+            except (asyncio.IncompleteReadError, ConnectionError):
+                flood.append(b"")
+        await asyncio.sleep(1)
+        return flood, await (await dial()).update()
+
+    (flood, later), rows = simulate(site, script, sessions_per_second=2.0)
+
+    assert [blink(1), blink(2), b"", b""] == flood
+    assert blink(1) == later
+    assert ["SUCCESSFUL", "SUCCESSFUL", "LIMIT_REACHED", "LIMIT_REACHED", "SUCCESSFUL"] == statuses(rows)
+    assert "Limit reached: more than 2 sessions a second; 1 turned away" in site.log()
+
+
+def test_the_size_of_an_identification_is_limited(site: Site) -> None:
+    """What is longer than allowed is refused at its last allowed byte; what is as long is served."""
+
+    async def script(dial: Dial, listener: Listener) -> tuple[bytes, bytes]:
+        longest, longer = await dial(), await dial()
+        verdict = await longest.identify(MCUID + "7" * (80 - len(MCUID) - 2))
+        longer.send(b"@" + MCUID.encode() + b"7" * (79 - len(MCUID)))
+        return verdict, await longer.rest()
+
+    verdicts, _ = simulate(site, script, identification_size=80)
+
+    assert (b"@4#", b"@0#") == verdicts
 
 
 # --- stopping

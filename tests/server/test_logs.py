@@ -1,6 +1,7 @@
 """Logs: names, formats, and what never becomes a file."""
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -132,22 +133,36 @@ def test_a_session_log_has_the_reference_servers_name_and_format(tmp_path: Path)
     )
 
 
-def test_sessions_of_the_same_minute_share_a_file(tmp_path: Path) -> None:
-    """The second session of a device within a minute is appended, not written over the first."""
+def test_sessions_of_the_same_minute_have_files_of_their_own(tmp_path: Path) -> None:
+    """The second session of a device within a minute is written beside the first, also by another process."""
     write_sessions(tmp_path, session_log(MCUID, "first"), session_log(MCUID, "second", started=STARTED + 0.5))
     write_sessions(tmp_path, session_log(MCUID, "third"), session_log(MCUID, "later", started=STARTED + 1))
 
-    assert [line.split()[-1] for line in (tmp_path / NAME).read_text().splitlines()] == ["first", "second", "third"]
-    assert (tmp_path / f"{MCUID}-09-03-26_07-06.txt").exists()
+    written = {path.name: path.read_text().split()[-1] for path in tmp_path.glob(f"{MCUID}-*.txt")}
+    assert {
+        f"{MCUID}-09-03-26_07-05.txt": "first",
+        f"{MCUID}-09-03-26_07-05_2.txt": "second",
+        f"{MCUID}-09-03-26_07-05_3.txt": "third",
+        f"{MCUID}-09-03-26_07-06.txt": "later",
+    } == written
+
+
+def test_files_of_one_minute_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that comes again and again is appended to the last of them."""
+    monkeypatch.setattr(logs_module, "SAME_MINUTE", 2)
+    write_sessions(tmp_path, *(session_log(MCUID, f"line {number}") for number in range(5)))
+
+    assert [1, 4] == sorted(path.read_text().count("\n") for path in tmp_path.glob(f"{MCUID}-*.txt"))
 
 
 @pytest.mark.parametrize("mcuid", ["../../etc/passwd", "/absolute", "..", "", "a/b", "a\0b", "x" * 65, "é"])
 def test_a_strange_mcuid_never_leaves_the_folder(tmp_path: Path, mcuid: str) -> None:
-    """Whatever got past all checks, a session log is a plain file in the log folder."""
+    """Whatever got past all checks, a session log is a plain file in the log folder, named by a digest."""
     folder = tmp_path / "deep" / "logs"
     write_sessions(folder, session_log(mcuid))
 
-    assert sorted(path.name for path in folder.iterdir()) == ["otaserver.log", "unnamed-09-03-26_07-05.txt"]
+    digest = hashlib.sha256(mcuid.encode()).hexdigest()[:16]
+    assert sorted(path.name for path in folder.iterdir()) == [f"id-{digest}-09-03-26_07-05.txt", "otaserver.log"]
     assert [folder] == list((tmp_path / "deep").iterdir())
 
 

@@ -159,7 +159,8 @@ class SessionProtocol(asyncio.Protocol, ABC, Generic[SessionT]):
         connection = transport.get_extra_info("socket")
         if connection is not None:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            if sys.platform != "win32":  # where a socket is no file descriptor
+            # Not where a socket is no file descriptor, and not where TLS lies between.
+            if sys.platform != "win32" and transport.get_extra_info("sslcontext") is None:
                 self._descriptor = connection.fileno()
         try:
             self.session = self.open_session(self._now())

@@ -1,0 +1,144 @@
+"""TLS before a session: for boards whose modem speaks it. A session does not know.
+
+Connections are counted before their handshake, so that peers that never finish one are bounded as all others are.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from .errors import ConfigError
+
+LOOK_INTERVAL: Final = 60.0
+"""Seconds between two looks at whether the certificate files have changed."""
+
+ACCEPTS: Final = 16
+"""Connections that are taken at a time, before others have their turn."""
+
+ACCEPT_PAUSE: Final = 1.0
+"""Seconds until the next look when there was no descriptor for a connection."""
+
+
+class Certificates:
+    """The server's certificate files and the context made of them; raises `ConfigError` when they are not as needed.
+
+    Files that change are read again at the next `look`; sessions that are there keep what they have.
+    """
+
+    def __init__(self, cert: Path, key: Path | None, client_ca: Path | None) -> None:
+        self._cert, self._key = cert, key
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._stamp = self._load(self.context)
+        if client_ca is not None:
+            try:
+                self.context.load_verify_locations(client_ca)
+            except OSError as error:  # ssl.SSLError is one
+                raise ConfigError(f"tls-client-ca {client_ca}: {_reason(error)}, expected PEM certificates") from error
+            self.context.verify_mode = ssl.CERT_REQUIRED
+
+    def look(self, logger: logging.Logger) -> None:
+        """Read the files again if they changed; what cannot be used is logged, and what was read last is in force."""
+        try:
+            if self._files() == self._stamp:
+                return
+            self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # half a pair must not get into the context in use
+            self._stamp = self._load(self.context)
+        except (OSError, ConfigError) as error:
+            logger.error("%s; what was read last is in force", error)
+            return
+        logger.info("tls-cert %s: read again", self._cert)
+
+    def _load(self, context: ssl.SSLContext) -> tuple[tuple[int, int], ...]:
+        try:
+            stamp = self._files()
+            context.load_cert_chain(self._cert, self._key)
+        except OSError as error:
+            key = "" if self._key is None else f", tls-key {self._key}"
+            raise ConfigError(
+                f"tls-cert {self._cert}{key}: {_reason(error)}, expected a PEM certificate and its unencrypted key"
+            ) from error
+        return stamp
+
+    def _files(self) -> tuple[tuple[int, int], ...]:
+        stats = [os.stat(path) for path in (self._cert, self._key) if path is not None]
+        return tuple((status.st_mtime_ns, status.st_ino) for status in stats)
+
+
+class TlsDoor:
+    """Takes connections from a listening socket and hands each to a protocol when its handshake is done.
+
+    `is_full` says whether there is no room for one more; a connection is then closed before its handshake.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        listening: socket.socket,
+        context: ssl.SSLContext,
+        *,
+        timeout_s: float,
+        factory: Callable[[], asyncio.Protocol],
+        is_full: Callable[[], bool],
+    ) -> None:
+        self._loop = loop
+        self._listening = listening
+        self._context = context
+        self._timeout_s = timeout_s
+        self._factory = factory
+        self._is_full = is_full
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._listen()
+
+    @property
+    def waiting(self) -> int:
+        """Connections in mid-handshake."""
+        return len(self._handshakes)
+
+    def close(self) -> None:
+        """Take no more connections, and drop those in mid-handshake."""
+        if self._pause is not None:
+            self._pause.cancel()
+        self._loop.remove_reader(self._listening)
+        self._listening.close()
+        for handshake in self._handshakes:
+            handshake.cancel()
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._listening, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                accepted, _ = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError:  # no descriptors left: the ones that there are go on
+                self._loop.remove_reader(self._listening)
+                self._pause = self._loop.call_later(ACCEPT_PAUSE, self._listen)
+                return
+            if self._is_full():
+                accepted.close()
+                continue
+            accepted.setblocking(False)
+            handshake = self._loop.create_task(self._shake_hands(accepted))
+            self._handshakes.add(handshake)
+            handshake.add_done_callback(self._handshakes.discard)
+
+    async def _shake_hands(self, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(
+                self._factory, accepted, ssl=self._context, ssl_handshake_timeout=self._timeout_s
+            )
+        except OSError:  # no TLS, a certificate that is not taken, silence
+            accepted.close()
+
+
+def _reason(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)
