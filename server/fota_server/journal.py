@@ -6,6 +6,7 @@ the disk is full or read-only, rows wait within a limit; what cannot be written 
 an update.
 """
 
+import contextlib
 import logging
 import os
 import queue
@@ -155,21 +156,35 @@ class Journal:
             self._store([row for row in rows if row is not None])
 
     def _store(self, rows: list[JournalRow]) -> None:
-        """Commit `rows`, however long that takes; give up where no waiting helps."""
+        """Commit `rows`, however long that takes; give up where no waiting helps, or nobody waits any more."""
         while rows:
+            is_last_try = self._closing.is_set()
             try:
                 self._commit(rows)
             except Exception as error:  # this thread must not end: later rows would be lost as well
                 if isinstance(error, sqlite3.Error) and _is_temporary(error):
                     self._say_trouble(error)
-                    if not self._closing.wait(RETRY_INTERVAL):
+                    if not is_last_try:
+                        self._closing.wait(RETRY_INTERVAL)
                         continue
+                    rows += self._waiting()  # each try may take its time, and whoever closes has none
                 self._logger.error("journal: %d rows lost: %s", len(rows), error)
                 return
             if self._trouble is not None:
                 self._trouble = None
                 self._logger.warning("journal: can be written again")
             return
+
+    def _waiting(self) -> list[JournalRow]:
+        """Everything that is still in the queue."""
+        rows = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                if (row := self._queue.get_nowait()) is None:
+                    self._queue.put(None)  # the end is for the thread's own loop
+                    break
+                rows.append(row)
+        return rows
 
     def _commit(self, rows: list[JournalRow]) -> None:
         if self._database is None:

@@ -15,6 +15,7 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.server import Closed, Identified, ServerSession, ServerState, ServerTimings
 from fota_protocol.status import Status
 from fota_transport.face import SessionProtocol
+from fota_transport.polled import PolledServer, Poller, available
 from fota_transport.sweeper import Sweeper
 
 from .errors import TemporaryError, UnservableError
@@ -84,7 +85,8 @@ class Listener:
         self._sweeper = Sweeper(loop, min(SWEEP_INTERVAL, shortest / 4))
         self._connections: dict[Connection, None] = {}
         self._waiting: dict[Key, list[Callable[[FirmwareImage | UnservableError], None]]] = {}
-        self._servers: list[asyncio.Server] = []
+        self._poller: Poller | None = None
+        self._servers: list[asyncio.Server | PolledServer] = []
         self._doors: list[TlsDoor] = []
         self._stopping = False
         self._refused: Counter[str] = Counter()
@@ -92,8 +94,13 @@ class Listener:
 
     async def start(self, sockets: Iterable[socket.socket]) -> None:
         """Accept connections on these sockets, which are the listener's from now on."""
+        if available():
+            self._poller = Poller(self.loop)
         for listening in sockets:
-            self._servers.append(await self.loop.create_server(self._connection, sock=listening, backlog=BACKLOG))
+            if self._poller is not None:
+                self._servers.append(self._poller.listen(listening, self._connection, backlog=BACKLOG))
+            else:
+                self._servers.append(await self.loop.create_server(self._connection, sock=listening, backlog=BACKLOG))
 
     async def start_simulated(self, host: str, port: int) -> tuple[str, int]:
         """Accept connections in a loop's own network, which has no sockets; returns the address."""
@@ -137,6 +144,8 @@ class Listener:
         while self._connections:
             await asyncio.sleep(0.01)
         self._sweeper.stop()
+        if self._poller is not None:
+            self._poller.close()
 
     @property
     def handshakes(self) -> int:

@@ -52,9 +52,10 @@ class SessionNote:
     started_at: float
     """Seconds since the epoch."""
     identification: Identification | None = None
+    identified_at: float = 0.0
     entry: RegistryEntry | None = None
     image: FirmwareImage | None = None
-    log: SessionLog | None = None
+    offered_at: float = 0.0
 
 
 class UpdateService:
@@ -94,15 +95,12 @@ class UpdateService:
     def identified(self, note: SessionNote, identification: Identification) -> tuple[RegistryEntry, Key]:
         """A device said who it is: which firmware it is to have. Raises `UnservableError`."""
         note.identification = identification
+        note.identified_at = self._wall()
         self.report_registry()
         entry = self._registry.find(identification.mcuid)
         if entry is None:
             raise UnservableError("the registry does not know the device", status=Status.CLIENT_UNVERIFIED)
         note.entry = entry
-        # Only devices of the registry get a log of their own: strangers must not fill the disk with names they choose.
-        note.log = SessionLog(identification.mcuid, note.started_at)
-        self.log(note, f"Accepted connection from {note.peer}")
-        self.log(note, f"MCUID {identification.mcuid} {identification.suffix}".rstrip())
         if entry.once and self._was_updated(entry):
             raise UnservableError("served once, and was", status=Status.NOTHING_TO_DO)
         return entry, self._store.key(entry)
@@ -123,14 +121,9 @@ class UpdateService:
     def offer(self, note: SessionNote, entry: RegistryEntry, image: FirmwareImage, claimant: Claimant) -> Offer:
         """Claim the device for `claimant`, closing an older session of it, and say what it gets."""
         note.image = image
+        note.offered_at = self._wall()
         mcuid = entry.mcuid
         self.claim(entry, claimant)
-        self.log(note, f"Allowing update to {mcuid}: {entry.filename}, version {entry.version}")
-        self.log(note, f"Image {image.crc32:08X}: {len(image.records)} records, {image.size} bytes")
-        for warning in image.warnings:
-            self.log(note, warning, logging.WARNING)
-        if self._mcuid_format is McuidFormat.HEX and not entry.version.isdecimal():
-            self.log(note, f"version {entry.version}: revision B clients end on decimal digits only", logging.WARNING)
         return Offer(entry, image, entry.handshake or self._handshake, self._acks_verdict.get(mcuid))
 
     def ended(self, note: SessionNote, session: ServerSession, claimant: Claimant) -> None:
@@ -172,14 +165,28 @@ class UpdateService:
         level = _LEVELS.get(status, logging.WARNING)
         message = f"Session of {who} ended: {status.name} ({int(status)}), {detail}{progress}"
         self._logger.log(level, "%s", message)
-        if note.log is not None:
-            self.log(note, message, level)
-            self._session_logs.write(note.log)
+        # Only devices of the registry get a log of their own: strangers must not fill the disk with names they choose.
+        if entry is not None:
+            log = self._story(note, entry)
+            log.add(now, message, level)
+            self._session_logs.write(log)
 
-    def log(self, note: SessionNote, message: str, level: int = logging.INFO) -> None:
-        """Add a line to a session's own log."""
-        if note.log is not None:
-            note.log.add(self._wall(), message, level)
+    def _story(self, note: SessionNote, entry: RegistryEntry) -> SessionLog:
+        """A session's log up to its end, told at its end: while it lasts, a line costs a moment and no text."""
+        assert note.identification is not None
+        log = SessionLog(entry.mcuid, note.started_at)
+        log.add(note.started_at, f"Accepted connection from {note.peer}")
+        log.add(note.identified_at, f"MCUID {entry.mcuid} {note.identification.suffix}".rstrip())
+        image, at = note.image, note.offered_at
+        if image is not None:
+            log.add(at, f"Allowing update to {entry.mcuid}: {entry.filename}, version {entry.version}")
+            log.add(at, f"Image {image.crc32:08X}: {len(image.records)} records, {image.size} bytes")
+            for warning in image.warnings:
+                log.add(at, warning, logging.WARNING)
+            if self._mcuid_format is McuidFormat.HEX and not entry.version.isdecimal():
+                warning = f"version {entry.version}: revision B clients end on decimal digits only"
+                log.add(at, warning, logging.WARNING)
+        return log
 
     def report_registry(self) -> None:
         """Log what is wrong with the registry, when that has changed."""

@@ -19,6 +19,8 @@ from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
 from fota_transport.face import SessionProtocol
+from fota_transport.polled import Poller, available
+from fota_transport.simulated import SimulatedLoop
 from fota_transport.sweeper import Sweeper
 
 from .boot import STANDARD_BOOTLOADER, BootloaderSettings
@@ -120,6 +122,8 @@ class _Swarm:
         self._keep = keep
         self._share = McuShare.new()
         self._sweeper = Sweeper(loop, SWEEP_INTERVAL)
+        # A simulated loop has a network of its own.
+        self._poller = Poller(loop) if available() and not isinstance(loop, SimulatedLoop) else None
         self._reports: dict[int, McuReport] = {}
         self._results: Counter[str] = Counter()
         self._records = 0
@@ -166,7 +170,10 @@ class _Swarm:
             return
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await self.loop.create_connection(lambda: device, host, port)
+                if self._poller is not None:
+                    await self._poller.connect(lambda: device, host, port)
+                else:
+                    await self.loop.create_connection(lambda: device, host, port)
         except TimeoutError:
             self.done(device, f"no connection within {CONNECT_TIMEOUT:g} s")
         except OSError as error:
@@ -244,6 +251,8 @@ class _Swarm:
             self._save(device)  # as a power cut leaves it
             device.abort()
         self._sweeper.stop()
+        if self._poller is not None:
+            self._poller.close()
 
     def report(self) -> SwarmReport:
         """The whole run."""

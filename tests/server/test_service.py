@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -32,7 +32,9 @@ class Owner:
 
 
 @contextlib.contextmanager
-def open_service(site: Site, handshake: Handshake = Handshake.AUTO) -> Iterator[UpdateService]:
+def open_service(
+    site: Site, handshake: Handshake = Handshake.AUTO, wall: Callable[[], float] = lambda: 1_000.0
+) -> Iterator[UpdateService]:
     logger = logging.Logger("service")
     site.logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
@@ -40,7 +42,7 @@ def open_service(site: Site, handshake: Handshake = Handshake.AUTO) -> Iterator[
         journal = stack.enter_context(contextlib.closing(Journal(site.logs / "journal.sqlite", logger)))
         logs = stack.enter_context(contextlib.closing(SessionLogs(site.logs, logger)))
         store = FirmwareStore(site.firmware)
-        yield UpdateService(registry, store, journal, logs, logger, handshake=handshake, wall=lambda: 1_000.0)
+        yield UpdateService(registry, store, journal, logs, logger, handshake=handshake, wall=wall)
 
 
 @pytest.fixture
@@ -90,14 +92,16 @@ def test_an_entry_may_have_its_own_handshake(site: Site) -> None:
         assert come(service, Owner(), OTHER_MCUID)[1].handshake is Handshake.WAIT
 
 
-def test_a_stranger_is_refused(service: UpdateService) -> None:
+def test_a_stranger_is_refused(site: Site) -> None:
     """An unknown device is refused by the reference server's status and gets no log of its own."""
     note = SessionNote("peer:1", 999.0)
+    with open_service(site) as service:
+        with pytest.raises(UnservableError, match="the registry does not know the device") as caught:
+            service.identified(note, Identification("9" * 25))
+        end(service, Owner(), note, Status.CLIENT_UNVERIFIED)
 
-    with pytest.raises(UnservableError, match="the registry does not know the device") as caught:
-        service.identified(note, Identification("9" * 25))
     assert caught.value.status is Status.CLIENT_UNVERIFIED
-    assert note.log is None
+    assert [] == list(site.logs.glob("9*.txt"))
 
 
 def test_the_newest_claim_wins(service: UpdateService) -> None:
@@ -188,6 +192,24 @@ def test_once_is_about_one_file_and_version(site: Site, line: str) -> None:
         assert come(service, Owner())[1].entry.mcuid == MCUID
 
 
+def test_a_session_log_has_each_moment_of_its_story(site: Site) -> None:
+    """Told at the end, with the times at which things happened."""
+    times = iter([1_001.0, 1_002.0, 1_003.0])
+    with open_service(site, wall=lambda: next(times)) as service:
+        owner = Owner()
+        note, _ = come(service, owner)
+        end(service, owner, note, Status.CONNECTION_LOST)
+    (log,) = site.logs.glob(f"{MCUID}-*.txt")
+
+    assert [
+        (":39,000", "Accepted connection from peer:1"),
+        (":41,000", f"MCUID {MCUID}"),
+        (":42,000", f"Allowing update to {MCUID}: blink_1.s19, version 11"),
+        (":42,000", "Image 0EC74532: 86 records, 1369 bytes"),
+        (":43,000", f"Session of {MCUID} ended: CONNECTION_LOST (22), in a test after 0 of 86 records"),
+    ] == [(line[16:23], line[33:]) for line in log.read_text().splitlines()]
+
+
 def test_every_end_is_a_row(site: Site) -> None:
     """The row has what was known of the session when it ended."""
     with open_service(site) as service:
@@ -238,7 +260,9 @@ def test_a_version_with_letters_is_warned_of_where_devices_are_of_revision_b(sit
             wall=lambda: 1_000.0,
         )
 
-        note, _ = come(service, Owner(), "AB")
+        owner = Owner()
+        note, _ = come(service, owner, "AB")
+        end(service, owner, note, Status.SUCCESSFUL)
+    (log,) = site.logs.glob("AB-*.txt")
 
-        assert note.log is not None
-        assert any("revision B" in message for _, _, message in note.log.lines)
+    assert "WARNING  version 1A: revision B clients end on decimal digits only" in log.read_text()
