@@ -94,6 +94,7 @@ def load(
 def load_srec(data: bytes, *, allow_unterminated: bool = False) -> FirmwareImage:
     """Read S-records; raises `ImageError` with the line to blame."""
     records: list[SRecord] = []
+    frames: list[bytes] = []
     lines: list[int] = []
     warnings: list[str] = []
     header = b""
@@ -114,6 +115,7 @@ def load_srec(data: bytes, *, allow_unterminated: bool = False) -> FirmwareImage
             )
         if record.type in DATA_TYPES:
             records.append(record)
+            frames.append(text.upper())  # what a record that was parsed is when it is encoded
             lines.append(number)
         elif record.type == 0:
             header = header or record.data
@@ -139,6 +141,7 @@ def load_srec(data: bytes, *, allow_unterminated: bool = False) -> FirmwareImage
         warnings.append(f"terminated by S{end.type}")
     return FirmwareImage.from_records(
         records,
+        frames=frames,
         lines=lines,
         header=header,
         start_address=None if end is None else end.address,

@@ -5,6 +5,7 @@ the frames that go over the wire. `seal` and `pack` make new images. Files are r
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -66,17 +67,21 @@ class FirmwareImage:
         cls,
         records: Iterable[SRecord],
         *,
+        frames: Sequence[bytes] | None = None,
         lines: Sequence[int] = (),
         header: bytes = b"",
         start_address: int | None = None,
         warnings: Sequence[str] = (),
     ) -> "FirmwareImage":
-        """Check data records and make an image of them; raises `ImageError`."""
+        """Check data records and make an image of them; raises `ImageError`.
+
+        `frames` are the records as they are sent, where the caller has them; `lines` are theirs in their file.
+        """
         kept = tuple(records)
         if not any(record.data for record in kept):
             raise ImageError("no data records", fault=ImageFault.INCOMPLETE)
-        if foreign := next((r for r in kept if r.type not in DATA_TYPES), None):
-            raise ValueError(f"S{foreign.type} is not a data record")
+        if foreign := {record.type for record in kept} - DATA_TYPES:
+            raise ValueError(f"S{min(foreign)} is not a data record")
         segments, overlaps = _merge(kept, lines)
         first, end = segments[0].start, segments[-1].end
         if end - first > MAX_SPAN:
@@ -86,7 +91,7 @@ class FirmwareImage:
             )
         return cls(
             records=kept,
-            frames=tuple(record.encode() for record in kept),
+            frames=tuple(frames if frames is not None else (record.encode() for record in kept)),
             segments=segments,
             crc32=image_crc32(_read(segments, first, end)),
             lines=tuple(lines),
@@ -198,26 +203,35 @@ def _runs(addresses: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _merge(records: Sequence[SRecord], lines: Sequence[int]) -> tuple[tuple[Segment, ...], tuple[str, ...]]:
     """The segments of `records`, and a warning for overlaps that agree; raises `ImageError` for ones that do not."""
-    order = sorted((i for i, r in enumerate(records) if r.data), key=lambda i: records[i].address)
+    order: Sequence[int] = range(len(records))
+    if any(before.address > after.address for before, after in itertools.pairwise(records)):
+        order = sorted(order, key=lambda i: records[i].address)
     pieces: list[tuple[int, bytearray]] = []
+    start = end = -1
+    data = bytearray()
     overlaps = 0
     for i in order:
         record = records[i]
-        if pieces and record.address <= (end := pieces[-1][0] + len(pieces[-1][1])):
-            start, data = pieces[-1]
+        if not record.data:
+            continue
+        if record.address > end or not pieces:
+            start, data = record.address, bytearray()
+            pieces.append((start, data))
+        elif record.address < end:
             again = min(end, record.end) - record.address
-            if again:
-                offset = record.address - start
-                if data[offset : offset + again] != record.data[:again]:
-                    raise ImageError(
-                        f"record {i + 1} overlaps another at {record.address:#010x} with different bytes",
-                        fault=ImageFault.OVERLAP,
-                        line=lines[i] if lines else None,
-                    )
-                overlaps += 1
+            offset = record.address - start
+            if data[offset : offset + again] != record.data[:again]:
+                raise ImageError(
+                    f"record {i + 1} overlaps another at {record.address:#010x} with different bytes",
+                    fault=ImageFault.OVERLAP,
+                    line=lines[i] if lines else None,
+                )
+            overlaps += 1
             data += record.data[again:]
-        else:
-            pieces.append((record.address, bytearray(record.data)))
+            end = start + len(data)
+            continue
+        data += record.data
+        end = record.end
     warnings = (f"{overlaps} records overlap others with the same bytes",) if overlaps else ()
     return tuple(Segment(start, bytes(data)) for start, data in pieces), warnings
 

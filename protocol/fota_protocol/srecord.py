@@ -15,6 +15,9 @@ from .errors import SRecordError
 ADDRESS_BYTES: Final[Mapping[int, int]] = {0: 2, 1: 2, 2: 3, 3: 4, 5: 2, 6: 3, 7: 4, 8: 3, 9: 2}
 """Width of the address field in bytes, by record type. S4 is reserved."""
 
+_TYPES: Final = {b"S%d" % kind: (kind, width) for kind, width in ADDRESS_BYTES.items()}
+"""Type and width by a record's first two characters."""
+
 DATA_TYPES: Final = frozenset({1, 2, 3})
 COUNT_TYPES: Final = frozenset({5, 6})
 TERMINATION_TYPES: Final = frozenset({7, 8, 9})
@@ -68,28 +71,33 @@ def checksum(body: bytes) -> int:
 
 def parse(text: bytes) -> SRecord:
     """Parse one record that has no white space around it; raises `SRecordError`."""
-    if text[:1] != b"S":
-        raise SRecordError(f"starts with {text[:1]!r}, expected an S-record ('S')")
-    kind = text[1:2]
-    if not kind.isdigit() or int(kind) not in ADDRESS_BYTES:
-        raise SRecordError(f"record type {kind!r}, expected one of S0-S3 or S5-S9")
-    if len(text) < 4:
-        raise SRecordError(f"cut after {len(text)} characters, expected a count")
+    known = _TYPES.get(text[:2])
+    if known is None or len(text) < 4:
+        raise SRecordError(_no_beginning(text))
+    kind, width = known
     try:
         body = binascii.unhexlify(text[2:])
     except ValueError:
         raise SRecordError(_not_hexadecimal(text)) from None
-    if len(body) != body[0] + 1:
-        raise SRecordError(f"count {body[0]:#04x} announces {2 * body[0]} characters, {len(text) - 4} follow it")
-    width = ADDRESS_BYTES[int(kind)]
-    if body[0] < width + 1:
-        raise SRecordError(f"count {body[0]:#04x} is too small for an S{int(kind)} (at least {width + 1})")
+    count = body[0]
+    if len(body) != count + 1:
+        raise SRecordError(f"count {count:#04x} announces {2 * count} characters, {len(text) - 4} follow it")
+    if count <= width:
+        raise SRecordError(f"count {count:#04x} is too small for an S{kind} (at least {width + 1})")
     if sum(body) & 0xFF != 0xFF:
         raise SRecordError(f"checksum {body[-1]:#04x}, expected {checksum(body[:-1]):#04x}")
-    record = SRecord(int(kind), int.from_bytes(body[1 : 1 + width], "big"), body[1 + width : -1])
-    if record.data and record.end > 1 << (8 * width):
+    record = SRecord(kind, int.from_bytes(body[1 : 1 + width], "big"), body[1 + width : -1])
+    if record.end > 1 << (8 * width) and record.data:
         raise SRecordError(f"data at {record.address:#010x} runs past the end of the address space")
     return record
+
+
+def _no_beginning(text: bytes) -> str:
+    if text[:1] != b"S":
+        return f"starts with {text[:1]!r}, expected an S-record ('S')"
+    if text[:2] not in _TYPES:
+        return f"record type {text[1:2]!r}, expected one of S0-S3 or S5-S9"
+    return f"cut after {len(text)} characters, expected a count"
 
 
 def _not_hexadecimal(text: bytes) -> str:

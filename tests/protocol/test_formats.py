@@ -155,6 +155,14 @@ def test_a_format_shows_in_its_first_bytes(start: bytes, expected: FileFormat) -
     assert expected is detect_format(start)
 
 
+def test_frames_are_what_the_records_encode_to() -> None:
+    """Whatever the case, order and spacing of the file, each frame is its record's one encoding."""
+    records = [SRecord(kind, 0x4000 + 256 * kind, bytes(range(kind * 40))) for kind in (2, 1, 3)]
+    text = b"\r\n".join(b"  " + record.encode().lower().replace(b"s", b"S") + b"\t" for record in records)
+
+    assert tuple(record.encode() for record in records) == load(text + b"\nS70500000000FA").frames
+
+
 def test_a_raw_binary_needs_an_address() -> None:
     """Where it goes is nowhere in it."""
     with pytest.raises(ImageError, match="needs an address"):
