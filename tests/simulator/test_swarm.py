@@ -25,7 +25,7 @@ from fota_simulator.report import McuReport, Sample, SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
 from fota_transport.face import SessionProtocol
 from fota_transport.loops import new_event_loop
-from fota_transport.profiles import GPRS
+from fota_transport.profiles import LinkProfile
 from fota_transport.simulated import SimulatedLoop
 from fota_transport.sweeper import Sweeper
 
@@ -182,7 +182,7 @@ def test_same_plans_have_the_same_results_on_every_loop(loop: Loop) -> None:
 @pytest.mark.parametrize("handshake", [Handshake.AUTO, Handshake.IMMEDIATE])
 def test_devices_of_both_revisions_update_in_virtual_time(handshake: Handshake, acks_verdict: bool) -> None:
     """Whether or not a device acks `@4#`, over a slow link with its own cuts."""
-    loop = SimulatedLoop(7, GPRS)
+    loop = SimulatedLoop(7, LinkProfile("calm gprs", latency_s=0.3, bytes_per_second=1_920.0, segment_bytes=64))
     plans = [plan(i, BLINK, acks_verdict=acks_verdict, suffix="0141") for i in range(3)]
 
     report, _ = update(loop, plans, lambda _: Served(BLINK.frames), handshake=handshake)

@@ -10,9 +10,12 @@ import pytest
 
 from fota_transport.clock import VIRTUAL_EPOCH
 from fota_transport.errors import BufferOverflow, SimulationStalled
-from fota_transport.profiles import GPRS, LAN, LOOPBACK, LinkProfile
+from fota_transport.profiles import LAN, LOOPBACK, LinkProfile
 from fota_transport.simulated import SimulatedLoop, SimulatedServer
 from fota_transport.sweeper import Sweeper
+
+GPRS = LinkProfile("calm gprs", latency_s=0.3, bytes_per_second=1_920.0, segment_bytes=64)
+"""GPRS without what chance does to it: times are exact."""
 
 _T = TypeVar("_T")
 

@@ -19,6 +19,7 @@ from random import Random
 from typing import Any, Final, TypeAlias
 
 from .errors import BufferOverflow
+from .line import Line
 from .network import Network
 from .profiles import LinkProfile
 
@@ -45,20 +46,17 @@ class SimulatedTransport(asyncio.Transport):
 
     __slots__ = (
         "_buffer_limits",
-        "_bytes_per_second",
         "_closing",
         "_cut_bytes",
         "_eof_sent",
         "_held",
         "_in_flight",
-        "_last_due_s",
-        "_line_free_s",
+        "_line",
         "_loop",
         "_lost",
         "_network",
         "_on_lost",
         "_peer",
-        "_profile",
         "_protocol",
         "_protocol_paused",
         "_random",
@@ -81,16 +79,13 @@ class SimulatedTransport(asyncio.Transport):
         super().__init__({"sockname": sockname, "peername": peername})
         self._loop = loop
         self._network = network
-        self._profile = profile
         self._random = random
+        self._line = Line(profile, random)
         self._on_lost = on_lost
         self._protocol: asyncio.Protocol = asyncio.Protocol()
         self._peer: SimulatedTransport | None = None
-        self._bytes_per_second = profile.bytes_per_second or float("inf")
         self._cut_bytes = profile.segment_bytes
         self._uncut = bytearray()
-        self._line_free_s = 0.0
-        self._last_due_s = 0.0
         self._in_flight = 0
         self._buffer_limits = (HIGH_WATER // 4, HIGH_WATER)
         self._protocol_paused = False
@@ -114,18 +109,7 @@ class SimulatedTransport(asyncio.Transport):
 
     def next_due(self, size: int = 0) -> float:
         """Put `size` bytes on the line and return when the last of them is due at the peer."""
-        now = self._loop.time()
-        profile = self._profile
-        free = self._line_free_s
-        free = (free if free > now else now) + size / self._bytes_per_second
-        self._line_free_s = free
-        due = free + profile.latency_s
-        if profile.jitter_s:
-            due += self._random.random() * profile.jitter_s
-        if due < self._last_due_s:
-            due = self._last_due_s
-        self._last_due_s = due
-        return due
+        return self._line.due(self._loop.time(), size)
 
     # --- writing
 
