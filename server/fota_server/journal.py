@@ -70,6 +70,9 @@ _TEMPORARY: Final = frozenset(
     }
 )
 
+_SPOILED: Final = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN})
+"""Errors that a connection may keep when their cause is gone."""
+
 _COLUMNS: Final = tuple(field.name for field in fields(JournalRow))
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -164,6 +167,8 @@ class Journal:
             except Exception as error:  # this thread must not end: later rows would be lost as well
                 if isinstance(error, sqlite3.Error) and _is_temporary(error):
                     self._say_trouble(error)
+                    if error.sqlite_errorcode & 0xFF in _SPOILED:
+                        self._reopen_next_time()
                     if not is_last_try:
                         self._closing.wait(RETRY_INTERVAL)
                         continue
@@ -197,6 +202,12 @@ class Journal:
             if self._database.in_transaction:  # a full disk ends it by itself
                 self._database.execute("ROLLBACK")
             raise
+
+    def _reopen_next_time(self) -> None:
+        """What was opened on a disk that was read-only stays so."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
 
     def _say_trouble(self, error: sqlite3.Error) -> None:
         if self._trouble is None:

@@ -16,6 +16,7 @@ import re
 import sys
 import threading
 import time
+from collections import OrderedDict
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -36,6 +37,9 @@ QUEUE_LIMIT: Final = 20_000
 
 SAME_MINUTE: Final = 100
 """Most session logs of one device in one minute; further sessions are appended to the last."""
+
+NAMES_REMEMBERED: Final = 10_000
+"""Devices and minutes of which it is remembered how many session logs there are."""
 
 _UNWRITABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO})
 """What a disk may say that is no fault of the folder's name."""
@@ -176,6 +180,9 @@ class SessionLogs:
         self._formatter = logging.Formatter(FORMAT)
         self._queue: queue.Queue[SessionLog | None] = queue.Queue(QUEUE_LIMIT)
         self._failed = False
+        self._dropped = 0
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+        """How many files of a device and minute were written, as far as this process knows."""
         self._thread = threading.Thread(target=self._run, name="fota-session-logs", daemon=True)
         self._thread.start()
 
@@ -184,7 +191,9 @@ class SessionLogs:
         try:
             self._queue.put_nowait(log)
         except queue.Full:
-            self._complain("session logs come faster than they can be written")
+            self._dropped += 1
+            if self._dropped.bit_count() == 1:  # 1, 2, 4, 8 …: what overwhelms the disk must not fill the server log
+                self._logger.error("session logs come faster than they can be written; %d are dropped", self._dropped)
 
     def close(self) -> None:
         """Write what has gathered."""
@@ -207,12 +216,18 @@ class SessionLogs:
         name = log.mcuid if safe else f"id-{digest}"
         stamp = time.strftime("%d-%m-%y_%H-%M", time.localtime(log.started_at))
         first = self._folder / f"{name}-{stamp}.txt"
-        path = first
-        for number in range(2, SAME_MINUTE + 1):
-            with contextlib.suppress(FileExistsError):
-                return path.open("x", encoding="utf-8", errors="backslashreplace")
-            path = first.with_stem(f"{first.stem}_{number}")
-        return path.open("a", encoding="utf-8", errors="backslashreplace")
+        number = self._numbers.pop(first.name, 0)
+        while True:
+            number += 1
+            path = first if number == 1 else first.with_stem(f"{first.stem}_{min(number, SAME_MINUTE)}")
+            try:
+                file = path.open("a" if number >= SAME_MINUTE else "x", encoding="utf-8", errors="backslashreplace")
+            except FileExistsError:  # another process's, or one of an earlier run
+                continue
+            self._numbers[first.name] = number
+            if len(self._numbers) > NAMES_REMEMBERED:
+                self._numbers.popitem(last=False)
+            return file
 
     def _line(self, at: float, level: int, message: str) -> str:
         record = logging.LogRecord("session", level, "", 0, message, None, None)

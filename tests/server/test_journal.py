@@ -232,6 +232,22 @@ def test_a_journal_on_a_full_disk_is_made_when_there_is_room(
     assert [ROW] == read_journal(path)
 
 
+def test_a_journal_on_a_read_only_disk_is_written_when_it_no_longer_is(
+    logger: logging.Logger, complaints: Complaints, small_disk: Path
+) -> None:
+    """What was opened on such a disk is opened anew."""
+    path = small_disk / "journal.sqlite"
+    Journal(path, logger).close()
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with closing(Journal(path, logger)) as journal:
+        journal.add(ROW)
+        wait_for(lambda: bool(complaints.messages))
+        subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+        wait_for(lambda: "journal: can be written again" in complaints.messages)
+
+    assert [ROW] == read_journal(path)
+
+
 def test_rows_of_a_full_disk_are_written_when_there_is_room(
     logger: logging.Logger, complaints: Complaints, small_disk: Path
 ) -> None:

@@ -8,6 +8,7 @@ import logging
 import logging.handlers
 import re
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -145,6 +146,31 @@ def test_sessions_of_the_same_minute_have_files_of_their_own(tmp_path: Path) -> 
         f"{MCUID}-09-03-26_07-05_3.txt": "third",
         f"{MCUID}-09-03-26_07-06.txt": "later",
     } == written
+
+
+def test_names_that_others_took_are_passed_over(tmp_path: Path) -> None:
+    """Also when they appear between two of ours, and without trying all of them each time."""
+    for number in ("", "_2", "_4"):
+        (tmp_path / NAME.replace(".txt", f"{number}.txt")).write_text("another process's\n")
+    write_sessions(tmp_path, session_log(MCUID, "first"), session_log(MCUID, "second"))
+
+    ours = [path.name for path in tmp_path.glob(f"{MCUID}-*.txt") if "another" not in path.read_text()]
+    assert [NAME.replace(".txt", "_3.txt"), NAME.replace(".txt", "_5.txt")] == sorted(ours)
+
+
+def test_more_logs_than_can_be_written_are_counted_and_not_said_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's log is not filled by what the disk does not take."""
+    monkeypatch.setattr(logs_module, "QUEUE_LIMIT", 1)
+    blocker = threading.Event()
+    with server_log(tmp_path) as logger, contextlib.closing(SessionLogs(tmp_path, logger)) as sessions:
+        monkeypatch.setattr(sessions, "_file", lambda log: blocker.wait() and (tmp_path / "any").open("a"))
+        for _ in range(100):
+            sessions.write(session_log())
+        blocker.set()
+
+    assert 4 <= (tmp_path / "otaserver.log").read_text().count("are dropped") <= 7
 
 
 def test_files_of_one_minute_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

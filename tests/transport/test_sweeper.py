@@ -141,3 +141,26 @@ def test_the_timer_starts_again_with_a_new_member() -> None:
         return first.called + second.called, len(sweeper)
 
     assert run(main()) == ([1.0, 11.2], 1)
+
+
+def test_a_sweep_that_is_late_itself_lets_members_read_first() -> None:
+    """After a pause of the whole process, what peers sent meanwhile is looked at before deadlines are."""
+
+    async def main() -> tuple[list[float], list[float]]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, SimulatedLoop)
+        sweeper = Sweeper(loop, 0.5)
+        answered, silent = Member(3.0), Member(3.0)
+        sweeper.add(answered)
+        sweeper.add(silent)
+        await asyncio.sleep(1.2)
+        loop.clock.advance(5.0)  # nothing ran
+        loop.call_later(0.1, setattr, answered, "deadline", 100.0)  # what lay unread
+        await asyncio.sleep(2.0)
+        sweeper.stop()
+        return answered.called, silent.called
+
+    answered, silent = run(main())
+
+    assert answered == []
+    assert silent == [6.7]

@@ -187,9 +187,10 @@ class SessionProtocol(asyncio.Protocol, ABC, Generic[SessionT]):
         if not self.transport.is_closing():
             self.transport.resume_reading()
 
-    def eof_received(self) -> None:
+    def eof_received(self) -> bool | None:
         self._end_session()
         self._finish(0.0)
+        return None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._descriptor = _NO_DESCRIPTOR

@@ -21,6 +21,9 @@ under an old number. The one exception is a server that a protocol closes, whose
 left over from it is a hint like any other. Descriptors leave the epoll object before they are closed, since epoll would
 go on reporting one whose duplicate is open elsewhere.
 
+*Faces are served in place.* Where the protocol is a `SessionProtocol` with its own `data_received`, a batch does what
+that does, with one look at the clock for all of the batch.
+
 *Nobody starves.* Events are level-triggered, a connection gets one small read for each event, and a batch is bounded;
 what is left is reported by the next one, behind whatever the host loop has to do. An exception that ends the host loop
 (`KeyboardInterrupt`) therefore loses no event either.
@@ -36,15 +39,15 @@ from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
-from .face import READ_SIZE
+from .face import READ_SIZE, SessionProtocol
 
 _P = TypeVar("_P", bound=asyncio.Protocol)
 
 MAX_EVENTS: Final = 256
-"""Most events of one batch: about a millisecond of acks. Larger batches gain nothing measurable."""
+"""Most events of one batch: one to three milliseconds of acks. Batches of 1,024 gain 1 %, those of 64 lose 2 %."""
 
-ACCEPTS_AT_ONCE: Final = 32
-"""Most connections that a server takes for one event: together they last about as long as a batch of acks."""
+ACCEPTS_AT_ONCE: Final = 8
+"""Most connections that a server takes for one event: a crowd at the door must not hold up those inside."""
 
 ACCEPT_RETRY_DELAY: Final = 1.0
 """Seconds that a server accepts nothing when accepting failed for want of descriptors or memory (asyncio's value)."""
@@ -60,6 +63,10 @@ _READABLE: Final = 0x001
 
 _WRITABLE: Final = 0x004
 """`EPOLLOUT`."""
+
+_BIND_ADDRESS_NO_PORT: Final = 24
+"""`IP_BIND_ADDRESS_NO_PORT` of Linux: the port is picked when the peer is known, so all peers together do not share one
+source address's ports."""
 
 _DEFAULT_LIMITS: Final = (HIGH_WATER // 4, HIGH_WATER)
 
@@ -119,17 +126,20 @@ class Poller:
         sock.listen(backlog)
         return PolledServer(self, sock, protocol_factory)
 
-    async def connect(self, protocol_factory: Callable[[], _P], host: str, port: int) -> "tuple[PolledTransport, _P]":
+    async def connect(
+        self, protocol_factory: Callable[[], _P], host: str, port: int, *, source: str | None = None
+    ) -> "tuple[PolledTransport, _P]":
         """Connect to the first address of `host` that takes the connection; the protocol has been told when it returns.
 
-        Raises `OSError` as `loop.create_connection` does: that of the only address, or of all if they agree, else one
-        that names all. Cancelling it, or closing the poller (`ConnectionAbortedError`), leaves nothing open.
+        `source` is the own address; the kernel picks the port. Raises `OSError` as `loop.create_connection` does: that
+        of the only address, or of all if they agree, else one that names all. Cancelling it, or closing the poller
+        (`ConnectionAbortedError`), leaves nothing open.
         """
         self._check_open()
         errors: list[OSError] = []
         for family, kind, proto, _, address in await self._addresses(host, port):
             try:
-                connection = await self._connected(family, kind, proto, address)
+                connection = await self._connected(family, kind, proto, address, source)
             except OSError as error:
                 errors.append(error)
                 continue
@@ -160,7 +170,8 @@ class Poller:
     def _serve_batch(self) -> None:
         """Fetch a batch of events and serve it; called by the host loop when there are any."""
         reading = self._reading
-        read = os.read
+        read, write = os.read, os.write
+        now = self._loop.time()
         for descriptor, events in self._epoll.poll(0, MAX_EVENTS):
             try:
                 transport = reading[descriptor]
@@ -180,8 +191,27 @@ class Poller:
             if not data:
                 transport._stream_ended()
                 continue
+            face = transport._face
             try:
-                transport._protocol.data_received(data)
+                if face is None:
+                    transport._protocol.data_received(data)
+                    continue
+                # What `SessionProtocol.data_received` does, without two calls: a tenth of all that an ack costs.
+                session = face.session
+                out = session.receive(data, now)
+                if out:
+                    if face._descriptor >= 0:
+                        try:
+                            sent = write(descriptor, out)
+                        except OSError:  # would block, or broken: the transport waits, or finds out
+                            sent = 0
+                        if sent != len(out):
+                            face._descriptor = -1
+                            face.send(out[sent:])
+                    else:
+                        face.send(out)
+                if session.events:
+                    face._settle()
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:
@@ -213,11 +243,16 @@ class Poller:
         except socket.gaierror:
             return await self._loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
-    async def _connected(self, family: int, kind: int, proto: int, address: Any) -> socket.socket:
+    async def _connected(self, family: int, kind: int, proto: int, address: Any, source: str | None) -> socket.socket:
         """A non-blocking socket that is connected to `address`; raises `OSError`."""
+        if self._closed:  # while a name was looked up, or an earlier address tried
+            raise _aborted()
         connection = socket.socket(family, kind, proto)
         try:
             connection.setblocking(False)
+            if source is not None:
+                connection.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+                connection.bind((source, 0))
             try:
                 connection.connect(address)
             except BlockingIOError:
@@ -249,6 +284,7 @@ class PolledTransport(asyncio.Transport):
         "_buffer",
         "_buffer_limits",
         "_descriptor",
+        "_face",
         "_flags",
         "_peername",
         "_poller",
@@ -263,6 +299,7 @@ class PolledTransport(asyncio.Transport):
         self._socket = connection
         self._descriptor = connection.fileno()
         self._protocol = protocol
+        self._face = _fused(protocol)
         self._peername = peername
         self._buffer: bytearray | None = None  # never empty
         self._buffer_limits = _DEFAULT_LIMITS
@@ -462,6 +499,7 @@ class PolledTransport(asyncio.Transport):
         if not isinstance(protocol, asyncio.Protocol):
             raise TypeError(f"set_protocol() takes an asyncio.Protocol, got {type(protocol).__name__}")
         self._protocol = protocol
+        self._face = _fused(protocol)
 
     def get_protocol(self) -> asyncio.Protocol:
         return self._protocol
@@ -527,6 +565,7 @@ class PolledTransport(asyncio.Transport):
             self._protocol.connection_lost(error)
         finally:
             self._protocol = _NOBODY  # which the protocol's last callback left in a cycle with this
+            self._face = None
             self._socket.close()
 
 
@@ -630,6 +669,13 @@ class _Connecting:
     def _on_poller_closed(self) -> None:
         if not self.done.done():
             self.done.set_exception(_aborted())
+
+
+def _fused(protocol: asyncio.Protocol) -> SessionProtocol[Any] | None:
+    """`protocol` if it takes bytes as every face does, None if it has a way of its own."""
+    if isinstance(protocol, SessionProtocol) and type(protocol).data_received is SessionProtocol.data_received:
+        return protocol
+    return None
 
 
 def _aborted() -> ConnectionAbortedError:

@@ -4,6 +4,9 @@ A timer for every ack would cost more than the ack.  A session only notes its de
 looks at all of them once an interval and calls those whose time has come, so a deadline is met at
 most one interval late.  The timer runs only while there is something to look at: on a simulated
 loop an idle sweeper lets the run end.
+
+A sweep that comes late itself, since the process or the machine was held up, waits for one more
+interval: what peers sent in the meantime lies unread, and is no silence of theirs.
 """
 
 import asyncio
@@ -27,7 +30,7 @@ class Swept(Protocol):
 class Sweeper:
     """Calls `timeout` on members whose deadline has passed, once every `interval_s` seconds."""
 
-    __slots__ = ("_interval_s", "_loop", "_members", "_stopped", "_timer")
+    __slots__ = ("_due_s", "_interval_s", "_is_late", "_loop", "_members", "_stopped", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: float) -> None:
         self._loop = loop
@@ -35,6 +38,8 @@ class Sweeper:
         self._members: dict[Swept, None] = {}  # a set that keeps order, so runs can be repeated
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
+        self._due_s = 0.0
+        self._is_late = False
 
     def __len__(self) -> int:
         return len(self._members)
@@ -58,11 +63,16 @@ class Sweeper:
 
     def _arm(self) -> None:
         if not self._stopped:
-            self._timer = self._loop.call_later(self._interval_s, self._sweep)
+            self._due_s = self._loop.time() + self._interval_s
+            self._timer = self._loop.call_at(self._due_s, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None
         now = self._loop.time()
+        self._is_late = not self._is_late and now - self._due_s > self._interval_s
+        if self._is_late:
+            self._arm()
+            return
         due = [member for member in self._members if (deadline := member.deadline) is not None and deadline <= now]
         for member in due:
             if member not in self._members:  # an earlier time-out ended this one

@@ -19,6 +19,9 @@ from .entry import Problem, RegistryEntry, entry_from_fields, normal_mcuid
 BREATH: Final = 200
 """Lines after which `read_lines` lets others have their turn: about a millisecond's work."""
 
+PIECE: Final = 4096
+"""Bytes from which on a file may be written in pieces."""
+
 
 @dataclass(frozen=True, slots=True)
 class Content:
@@ -27,7 +30,8 @@ class Content:
     entries: Mapping[str, RegistryEntry]
     problems: tuple[Problem, ...]
     is_whole: bool
-    """Whether it looks like all of a file; not so when it is empty, or ends within a line that makes no sense."""
+    """Whether it looks like all of a file; not so when it is empty, or ends within a line that makes no sense, or
+    within any line where it is large enough to be written in pieces."""
 
 
 def read_lines(
@@ -53,7 +57,10 @@ def read_lines(
         else:
             entries[entry.mcuid] = entry
             numbers[entry.mcuid] = number
-    cut = bool(problems) and problems[-1].line == len(lines) and not text.endswith((b"\n", b"\r"))
+    ends_in_line = not text.endswith((b"\n", b"\r"))
+    makes_no_sense = bool(problems) and problems[-1].line == len(lines)
+    # Editors and programs write small files at once, larger ones in pieces.
+    cut = ends_in_line and (makes_no_sense or len(text) >= PIECE)
     return Content(entries, tuple(problems), is_whole=bool(text.strip()) and not cut)
 
 

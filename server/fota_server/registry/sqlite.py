@@ -1,6 +1,7 @@
 """A registry in SQLite: one row a device, changed by others while the server runs."""
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -29,6 +30,11 @@ CREATE TABLE IF NOT EXISTS devices (
     once INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID
 """
+_REPLACED: Final = Problem(
+    0,
+    "another file stands in its place; the one that was opened is in force. "
+    "Change it by SQL or 'fota registry import', or stop the server before you replace it",
+)
 _COLUMNS: Final = "mcuid, filename, version, part, handshake, pack, once"
 
 
@@ -37,19 +43,8 @@ class SqliteRegistry:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
-            self._database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        except sqlite3.Error as error:
-            raise RegistryError(
-                f"registry {path}: {error}, expected an SQLite file or a folder to make it in"
-            ) from error
-        try:
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute(_SCHEMA)
-            self._database.execute(f"SELECT {_COLUMNS} FROM devices LIMIT 0")
-        except sqlite3.Error as error:
-            self._database.close()
-            raise RegistryError(f"registry {path}: {error}, expected an SQLite registry") from error
+        self._database = _open(path)
+        self._inode = _inode(path)
 
     @property
     def name(self) -> str:
@@ -58,8 +53,11 @@ class SqliteRegistry:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """None are looked for: a bad row is reported when its device comes."""
-        return ()
+        """Whether another file was put in its place. A bad row is reported when its device comes."""
+        # To follow it would be wrong: SQLite would take what is left in the old file's log for the new one's.
+        if _inode(self._path) in (None, self._inode):
+            return ()
+        return (_REPLACED,)
 
     def audit(self) -> tuple[Problem, ...]:
         """Malformed rows; raises `RegistryError` when the file cannot be read."""
@@ -132,6 +130,31 @@ class SqliteRegistry:
                     yield row, error
         except sqlite3.Error as error:
             raise RegistryError(f"registry {self._path}: {error}") from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """The file with its table; raises `RegistryError`."""
+    try:
+        database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise RegistryError(f"registry {path}: {error}, expected an SQLite file or a folder to make it in") from error
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute(_SCHEMA)
+        database.execute(f"SELECT {_COLUMNS} FROM devices LIMIT 0")
+    except sqlite3.Error as error:
+        database.close()
+        raise RegistryError(f"registry {path}: {error}, expected an SQLite registry") from error
+    return database
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """Which file stands at `path`; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _entry(row: tuple[Any, ...]) -> RegistryEntry:

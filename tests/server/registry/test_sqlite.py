@@ -83,6 +83,19 @@ def test_a_row_in_lower_case_is_found_and_replaced(path: Path, registry: SqliteR
     assert {FIRST, RegistryEntry("00AB", "b.s19", "17")} == set(registry)
 
 
+def test_a_file_put_in_its_place_is_told_and_not_followed(path: Path, registry: SqliteRegistry, tmp_path: Path) -> None:
+    """SQLite would mix it with what is left of the old one, so the one that was opened counts."""
+    with closing(SqliteRegistry(tmp_path / "new.sqlite")) as new:
+        new.put([RegistryEntry(FIRST.mcuid, "other.s19", "22")])
+    before = registry.problems
+    (tmp_path / "new.sqlite").replace(path)
+    (problem,) = registry.problems
+
+    assert () == before
+    assert "another file stands in its place" in problem.message
+    assert FIRST == registry.find(FIRST.mcuid)
+
+
 def test_a_version_written_as_a_number_is_understood(path: Path, registry: SqliteRegistry) -> None:
     """SQL without quotes around 16 means version 16."""
     write(path, f"INSERT INTO devices (mcuid, filename, version) VALUES ('{MCUID}', 'a.s19', 16)")

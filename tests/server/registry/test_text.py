@@ -198,7 +198,11 @@ def test_closing_ends_a_reader_beside(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not reader.is_alive()
 
 
-@pytest.mark.parametrize("half", ["", f"{FIRST},a.s19,16\n{SECOND},b"], ids=["empty", "cut in a line"])
+@pytest.mark.parametrize(
+    "half",
+    ["", f"{FIRST},a.s19,16\n{THIRD},b", "# a long head\n" * 400 + f"{FIRST},a.s19,1"],
+    ids=["empty", "cut in a line", "cut in a version"],
+)
 def test_a_file_that_is_being_written_is_not_in_force_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
