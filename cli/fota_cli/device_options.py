@@ -17,10 +17,10 @@ PART_NAMES: Final = ", ".join((*PARTS, *(board for part in PARTS.values() for bo
 """Parts and boards, for the help."""
 
 
-def add_device_options(parser: argparse.ArgumentParser) -> None:
+def add_device_options(parser: argparse.ArgumentParser, *, needs_server: bool = True) -> None:
     """Add the options to `parser`."""
     add = parser.add_argument
-    add("--server", required=True, metavar="HOST:PORT", help="address of the server")
+    add("--server", required=needs_server, metavar="HOST:PORT", help="address of the server")
     add("--part", default=DEFAULT_PART, metavar="NAME", help=f"part or board: {PART_NAMES} (default: {DEFAULT_PART})")
     add(
         "--policy",

@@ -23,7 +23,7 @@ class FleetProgress:
     def __init__(self, count: int, plain: bool) -> None:
         self._count = count
         self._plain = plain or not sys.stderr.isatty()
-        self._last = 0.0
+        self._last = time.monotonic()  # not the run's own time, which may be virtual
 
     def __enter__(self) -> Self:
         if not self._plain:
@@ -41,8 +41,8 @@ class FleetProgress:
         """Show the run at a moment."""
         if not self._plain:
             self._live.update(self._view(sample))
-        elif sample.time_s - self._last >= PLAIN_INTERVAL or sample.done == self._count:
-            self._last = sample.time_s
+        elif (now := time.monotonic()) - self._last >= PLAIN_INTERVAL or sample.done == self._count:
+            self._last = now
             print(self._line(sample), file=sys.stderr, flush=True)
 
     def _line(self, sample: Sample) -> str:

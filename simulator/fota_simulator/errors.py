@@ -5,6 +5,7 @@
         * Overprogrammed    strict mode: a unit was programmed that had not been erased
     * FlashFileError        a file that cannot be the flash of a part
     * DeviceFileError       a file that does not hold a device
+    * BehaviourError        a file of faults, or a number, that cannot be meant
     * DebugRefused          a debugger that security, or protection, keeps out
     * ScenarioError         an update that cannot be cut: it fails by itself, or has no such moment
     * JudgeError            the judge of power cuts contradicts itself
@@ -47,6 +48,10 @@ class DeviceFileError(SimulatorError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class BehaviourError(SimulatorError):
+    """What a fleet is to do cannot be meant; the message says what was expected."""
 
 
 class DebugRefused(SimulatorError):

@@ -53,11 +53,17 @@ class McuReport:
     started_s: float
     """When it began to connect."""
     duration_s: float
-    """From then until it accepted the image, or until the attempt was over."""
+    """From then until it accepted the image, or until its last attempt was over."""
+    attempts: int = 1
+    """Connections that it took, or tried."""
+    is_stranger: bool = False
+    """Whether the server was not to know it."""
 
     @property
     def ok(self) -> bool:
-        """Updated, and not found to differ from its image."""
+        """Updated, and not found to differ from its image; a stranger: refused."""
+        if self.is_stranger:
+            return self.result == Result.REFUSED.value
         return self.result == Result.UPDATED.value and self.verified is not False
 
     def as_json(self) -> dict[str, Any]:
@@ -159,8 +165,8 @@ class SwarmReport:
 
     @property
     def ok(self) -> bool:
-        """Every device was updated, and none was found to differ from its image."""
-        return self.updated == self.count and not self.not_verified
+        """Every device ended as it should: updated and not found to differ from its image, or refused as a stranger."""
+        return len(self.devices) == self.count and all(device.ok for device in self.devices)
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON has it, keyed by the fields' names; devices and timeline are lists of objects."""

@@ -1,7 +1,7 @@
 """Many virtual MCUs in one process, on whatever loop they are given: real or simulated.
 
-Each device connects, updates, and is verified as soon as its session is over; then its flash is dropped, so memory
-follows the devices that are under way. A connection that cannot be made is a failed device, not an error.
+Each device connects, updates, and is verified as soon as its last attempt is over; then its flash is dropped, so memory
+follows the devices that are under way. A connection that cannot be made is a failed attempt, not an error.
 """
 
 import asyncio
@@ -9,20 +9,22 @@ import dataclasses
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from fota_protocol.device import DeviceSession, DeviceTimings, Finished, Result
+from fota_protocol.device import DeviceTimings, Result
 from fota_protocol.identity import Identification
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import Part
-from fota_transport.face import SessionProtocol
 from fota_transport.polled import Poller, available
 from fota_transport.simulated import SimulatedLoop
 from fota_transport.sweeper import Sweeper
+from fota_transport.trace import TraceEntry
 
+from .attempt import Attempt, TroubledAttempt
+from .behaviour import ALL_AT_ONCE, PLAIN, Arrivals, Behaviour, RetryOn
 from .boot import STANDARD_BOOTLOADER, BootloaderSettings
 from .device_file import SUFFIX, SavedDevice, save
 from .errors import DeviceFileError
@@ -46,6 +48,10 @@ SWEEP_INTERVAL: Final = 0.25
 """Longest time in seconds by which a device's deadline may be overrun."""
 
 
+RESUMED: Final = "resumed"
+"""Not an end: the device lost its power or its connection, and begins again by itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class DevicePlan:
     """One device of a run. With `image`, its flash is verified against it."""
@@ -57,6 +63,12 @@ class DevicePlan:
     acks_verdict: bool = True
     saved: SavedDevice | None = None
     """What its flash is, where it is not a new device."""
+    is_stranger: bool = False
+    """Whether the server does not know it: then a refusal is what should happen."""
+
+
+Tracer = Callable[[str, TraceEntry], None]
+"""Called with a device's MCUID and what passed between it and the server."""
 
 
 async def run_swarm(
@@ -66,21 +78,34 @@ async def run_swarm(
     plans: Sequence[DevicePlan],
     *,
     timings: DeviceTimings = DeviceTimings(),
-    connect_rate_per_s: float | None = None,
+    arrivals: Arrivals = ALL_AT_ONCE,
+    behaviour: Behaviour = PLAIN,
     settings: BootloaderSettings = STANDARD_BOOTLOADER,
     devices: Path | None = None,
+    source_addresses: Sequence[str] = (),
     on_progress: Callable[[Sample], None] | None = None,
+    on_chunk: Tracer | None = None,
     keep_flash_of: Collection[str] = (),
     stop: asyncio.Event | None = None,
 ) -> tuple[SwarmReport, dict[str, Flash]]:
     """Update all of `plans` against a server; returns the report, and the flashes of `keep_flash_of` by MCUID.
 
-    `connect_rate_per_s` spreads the beginnings; None begins as fast as connections can be made. Every device leaves its
-    file in the folder `devices`, where there is one. Setting `stop` ends the run early: the report has only the devices
-    that had ended. Cancelling it closes every connection.
+    Devices begin by `arrivals` and act by `behaviour`; they connect from `source_addresses` in turn, where there are
+    any. Every device leaves its file in the folder `devices`, where there is one. Setting `stop` ends the run early:
+    the report has only the devices that had ended. Cancelling it closes every connection.
     """
-    swarm = _Swarm(loop, plans, timings=timings, settings=settings, devices=devices, keep=frozenset(keep_flash_of))
-    run = loop.create_task(swarm.run(host, port, connect_rate_per_s))
+    swarm = _Swarm(
+        loop,
+        plans,
+        timings=timings,
+        arrivals=arrivals,
+        behaviour=behaviour,
+        settings=settings,
+        devices=devices,
+        on_chunk=on_chunk,
+        keep=frozenset(keep_flash_of),
+    )
+    run = loop.create_task(swarm.run(host, port, source_addresses))
     observer = loop.create_task(swarm.observe(on_progress))
     stopped = loop.create_task((stop or asyncio.Event()).wait())
     tasks = (run, observer, stopped)
@@ -99,6 +124,17 @@ async def run_swarm(
     return swarm.report(), swarm.kept
 
 
+@dataclass(slots=True)
+class _Device:
+    """A device from its first attempt to its last."""
+
+    plan: DevicePlan
+    mcu: VirtualMcu
+    started_s: float
+    attempts: int = 0
+    retries: int = 0
+
+
 class _Swarm:
     def __init__(
         self,
@@ -106,24 +142,36 @@ class _Swarm:
         plans: Sequence[DevicePlan],
         *,
         timings: DeviceTimings,
+        arrivals: Arrivals,
+        behaviour: Behaviour,
         settings: BootloaderSettings,
         devices: Path | None,
+        on_chunk: Tracer | None,
         keep: frozenset[str],
     ) -> None:
         self.loop = loop
         self.finished = asyncio.Event()
         self.kept: dict[str, Flash] = {}
-        self.live: dict[_Device, None] = {}
         self.began = loop.time()
         self._plans = plans
         self._timings = timings
+        self._arrivals = arrivals
+        self._behaviour = behaviour
         self._settings = settings
-        self._devices = devices
+        self._folder = devices
+        self._on_chunk = on_chunk
         self._keep = keep
         self._share = McuShare.new()
         self._sweeper = Sweeper(loop, SWEEP_INTERVAL)
         # A simulated loop has a network of its own.
         self._poller = Poller(loop) if available() and not isinstance(loop, SimulatedLoop) else None
+        self._queue: asyncio.Queue[int] = asyncio.Queue()
+        """Numbers of devices that are to connect."""
+        self._devices: dict[int, _Device] = {}
+        """Devices that have begun and not ended."""
+        self._live: dict[Attempt, None] = {}
+        self._silent: dict[Attempt, None] = {}
+        """Connections that a power cut left behind; the server ends them."""
         self._reports: dict[int, McuReport] = {}
         self._results: Counter[str] = Counter()
         self._records = 0
@@ -138,22 +186,60 @@ class _Swarm:
         """Seconds since the start of the run."""
         return self.loop.time() - self.began
 
-    async def run(self, host: str, port: int, rate_per_s: float | None) -> None:
+    # --- beginning
+
+    async def run(self, host: str, port: int, sources: Sequence[str]) -> None:
         """Connect all devices and wait for the last one to end."""
-        await self._connect_all(host, port, rate_per_s)
-        await self.finished.wait()
-
-    async def _connect_all(self, host: str, port: int, rate_per_s: float | None) -> None:
-        slots = asyncio.Semaphore(CONNECTS_AT_ONCE)
+        source = itertools.cycle(sources or (None,))
         async with asyncio.TaskGroup() as group:
-            for number, plan in enumerate(self._plans):
-                if rate_per_s is not None:
-                    await asyncio.sleep(max(0.0, number / rate_per_s - self.now()))
-                await slots.acquire()
-                task = group.create_task(self._connect(number, plan, host, port))
-                task.add_done_callback(lambda _: slots.release())
+            tasks = [group.create_task(self._connect_one_by_one(host, port, source)) for _ in range(CONNECTS_AT_ONCE)]
+            tasks.append(group.create_task(self._begin_all()))
+            if self._arrivals.storm_at_s is not None:
+                tasks.append(group.create_task(self._storm(self._arrivals.storm_at_s)))
+            await self.finished.wait()
+            for task in tasks:
+                task.cancel()
 
-    async def _connect(self, number: int, plan: DevicePlan, host: str, port: int) -> None:
+    async def _begin_all(self) -> None:
+        for number, moment in enumerate(self._arrivals.moments(len(self._plans))):
+            if (wait := moment - self.now()) > 0:
+                await asyncio.sleep(wait)
+            self._queue.put_nowait(number)
+
+    async def _storm(self, at_s: float) -> None:
+        await asyncio.sleep(max(0.0, at_s - self.now()))
+        for attempt in tuple(self._live):
+            self._finish_attempt(attempt, "everybody lost the connection", RESUMED)
+            self._queue.put_nowait(attempt.number)
+            attempt.reset()
+
+    async def _connect_one_by_one(self, host: str, port: int, source: Iterator[str | None]) -> None:
+        while True:
+            await self._connect(await self._queue.get(), host, port, next(source))
+
+    async def _connect(self, number: int, host: str, port: int, source: str | None) -> None:
+        device = self._devices.get(number) or self._begin(number)
+        device.attempts += 1
+        attempt = self._attempt(number, device)
+        if device.plan.saved is not None and device.plan.saved.is_bricked:
+            self.ended(attempt, "its bootloader is damaged", BRICKED)
+            return
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                if self._poller is not None:
+                    await self._poller.connect(lambda: attempt, host, port, source=source)
+                else:
+                    local = None if source is None else (source, 0)
+                    await self.loop.create_connection(lambda: attempt, host, port, local_addr=local)
+        except TimeoutError:
+            self.ended(attempt, f"no connection within {CONNECT_TIMEOUT:g} s", NOT_CONNECTED)
+        except OSError as error:
+            self.ended(attempt, f"cannot connect: {error.strerror or error}", NOT_CONNECTED)
+        except UnicodeError as error:  # a host name that no name service can be asked for
+            self.ended(attempt, f"cannot connect: {error}", NOT_CONNECTED)
+
+    def _begin(self, number: int) -> _Device:
+        plan = self._plans[number]
         saved = plan.saved
         mcu = VirtualMcu(
             Identification(plan.mcuid, plan.suffix) if saved is None else saved.identification,
@@ -164,60 +250,106 @@ class _Swarm:
             acks_verdict=plan.acks_verdict,
             timings=self._timings,
         )
-        device = _Device(self, self._sweeper, number, plan, mcu)
-        if saved is not None and saved.is_bricked:
-            self.done(device, "its bootloader is damaged", BRICKED)
-            return
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT):
-                if self._poller is not None:
-                    await self._poller.connect(lambda: device, host, port)
-                else:
-                    await self.loop.create_connection(lambda: device, host, port)
-        except TimeoutError:
-            self.done(device, f"no connection within {CONNECT_TIMEOUT:g} s")
-        except OSError as error:
-            self.done(device, f"cannot connect: {error.strerror or error}")
-        except UnicodeError as error:  # a host name that no name service can be asked for
-            self.done(device, f"cannot connect: {error}")
+        device = self._devices[number] = _Device(plan, mcu, self.now())
+        return device
 
-    def done(self, device: "_Device", trouble: str | None = None, reason: str = NOT_CONNECTED) -> None:
-        """A device is through: judge it and let go of it; `trouble` is why it never had a connection."""
-        self.live.pop(device, None)
-        if self._closed or device.number in self._reports:
-            return
-        plan, mcu, session = device.plan, device.mcu, device.attempt
-        report = mcu.report(
+    def _attempt(self, number: int, device: _Device) -> Attempt:
+        session = device.mcu.session()
+        if self._behaviour.is_plain and self._on_chunk is None:
+            return Attempt(self.loop, self._sweeper, self, number, session)
+        return TroubledAttempt(
+            self.loop,
+            self._sweeper,
+            self,
+            number,
             session,
-            plan.image,
-            started_s=device.started_s,
-            duration_s=device.ended() - device.started_s,
+            behaviour=self._behaviour,
+            dice=self._behaviour.dice(number, device.attempts),
+            trace=None if self._on_chunk is None else self._trace,
+            on_power_lost=self._power_lost,
+        )
+
+    def _trace(self, number: int, entry: TraceEntry) -> None:
+        assert self._on_chunk is not None
+        self._on_chunk(self._plans[number].mcuid, dataclasses.replace(entry, time_s=entry.time_s - self.began))
+
+    # --- ending
+
+    def opened(self, attempt: Attempt) -> None:
+        """A connection was made."""
+        self._live[attempt] = None
+
+    def ended(self, attempt: Attempt, trouble: str | None = None, reason: str = NOT_CONNECTED) -> None:
+        """An attempt is over: judge it, and let the device go or come again."""
+        self._silent.pop(attempt, None)
+        report = self._finish_attempt(attempt, trouble, reason)
+        if report is None:
+            return
+        number, device = attempt.number, self._devices[attempt.number]
+        retry = self._behaviour.retry
+        may_retry = reason != BRICKED and report.result != Result.UPDATED.value and not device.plan.is_stranger
+        if report.result == Result.REFUSED.value and retry.on is RetryOn.FAILED:
+            may_retry = False
+        if may_retry and device.retries < retry.retries:
+            device.retries += 1
+            pause = retry.pause(device.retries, self._behaviour.dice(number, -device.retries))
+            self.loop.call_later(pause, self._queue.put_nowait, number)
+        else:
+            self._let_go(number, device, report)
+
+    def _power_lost(self, attempt: Attempt, off_s: float) -> None:
+        """A device fell silent in mid-update; it comes again when its power does."""
+        self._finish_attempt(attempt, "the supply failed", RESUMED)
+        self._silent[attempt] = None
+        self.loop.call_later(off_s, self._queue.put_nowait, attempt.number)
+
+    def _finish_attempt(self, attempt: Attempt, trouble: str | None, reason: str) -> McuReport | None:
+        """Take an attempt out of those under way; returns how it went, None where that was told already."""
+        known = attempt in self._live
+        self._live.pop(attempt, None)
+        device = self._devices.get(attempt.number)
+        if self._closed or device is None or not (known or trouble is not None):
+            return None
+        session = attempt.session
+        self._records += session.records
+        self._programmed_bytes += device.mcu.flash.programmed_units * device.mcu.part.program_unit
+        if reason == RESUMED:
+            return None
+        completed = session.completed_at if session.completed_at is not None else attempt.finished_at
+        ended_s = self.now() if completed is None else completed - self.began
+        report = device.mcu.report(
+            session, device.plan.image, started_s=device.started_s, duration_s=ended_s - device.started_s
         )
         if trouble is not None:
             report = dataclasses.replace(
                 report, reason=reason, detail=trouble, booted=report.booted and reason != BRICKED
             )
+        return dataclasses.replace(report, attempts=device.attempts, is_stranger=device.plan.is_stranger)
+
+    def _let_go(self, number: int, device: _Device, report: McuReport) -> None:
+        """A device is through."""
         if (unsaved := self._save(device)) is not None:
             report = dataclasses.replace(report, result=Result.FAILED.value, reason=NOT_SAVED, detail=unsaved)
-        self._reports[device.number] = report
+        del self._devices[number]
+        self._reports[number] = report
         self._results[report.result] += 1
-        self._records += session.records
-        self._programmed_bytes += mcu.flash.programmed_units * mcu.part.program_unit
-        if plan.mcuid in self._keep:
-            mcu.flash.settle()
-            self.kept[plan.mcuid] = mcu.flash
+        if device.plan.mcuid in self._keep:
+            device.mcu.flash.settle()
+            self.kept[device.plan.mcuid] = device.mcu.flash
         if len(self._reports) == len(self._plans):
             self.finished.set()
 
-    def _save(self, device: "_Device") -> str | None:
+    def _save(self, device: _Device) -> str | None:
         """Leave the device's file, where there is a place for it; returns what went wrong."""
-        if self._devices is None or (device.plan.saved is not None and device.plan.saved.is_bricked):
+        if self._folder is None or (device.plan.saved is not None and device.plan.saved.is_bricked):
             return None
         try:
-            save(self._devices / f"{device.plan.mcuid}{SUFFIX}", device.mcu.saved(), durable=False)
+            save(self._folder / f"{device.plan.mcuid}{SUFFIX}", device.mcu.saved(), durable=False)
         except DeviceFileError as error:
             return str(error)
         return None
+
+    # --- telling
 
     async def observe(self, on_progress: Callable[[Sample], None] | None) -> None:
         for number in itertools.count():
@@ -233,11 +365,11 @@ class _Swarm:
 
     def sample(self) -> Sample:
         """The run at this moment."""
-        under_way = sum(device.attempt.records for device in self.live)
+        under_way = sum(attempt.session.records for attempt in self._live)
         return Sample(
             time_s=self.now(),
-            waiting=len(self._plans) - len(self._reports) - len(self.live),
-            connected=len(self.live),
+            waiting=len(self._plans) - len(self._reports) - len(self._live),
+            connected=len(self._live),
             updated=self._results[Result.UPDATED.value],
             refused=self._results[Result.REFUSED.value],
             failed=self._results[Result.FAILED.value],
@@ -247,9 +379,10 @@ class _Swarm:
     def close(self) -> None:
         """Drop every connection; devices that were under way have no report."""
         self._closed = True
-        for device in tuple(self.live):
+        for device in self._devices.values():
             self._save(device)  # as a power cut leaves it
-            device.abort()
+        for attempt in (*self._live, *self._silent):
+            attempt.abort()
         self._sweeper.stop()
         if self._poller is not None:
             self._poller.close()
@@ -265,47 +398,6 @@ class _Swarm:
             programmed_bytes=self._programmed_bytes,
             rss_bytes=resident_bytes(),
         )
-
-
-class _Device(SessionProtocol[DeviceSession]):
-    """One device's connection."""
-
-    __slots__ = ("_finished_s", "_swarm", "attempt", "mcu", "number", "plan", "started_s")
-
-    def __init__(self, swarm: _Swarm, sweeper: Sweeper, number: int, plan: DevicePlan, mcu: VirtualMcu) -> None:
-        super().__init__(swarm.loop, sweeper)
-        self._swarm = swarm
-        self.number = number
-        self.plan = plan
-        self.mcu = mcu
-        self.attempt = mcu.session()
-        self.started_s = swarm.now()
-        self._finished_s: float | None = None
-
-    def open_session(self, now: float) -> DeviceSession:
-        """The device's one attempt."""
-        self._swarm.live[self] = None
-        return self.attempt
-
-    def on_open(self) -> bytes:
-        """Say who it is."""
-        return self.attempt.start(self._now())
-
-    def on_event(self, event: object) -> bytes:
-        """Take note of the end."""
-        if isinstance(event, Finished):
-            self._finished_s = self._swarm.now()
-        return b""
-
-    def ended(self) -> float:
-        """When the image was accepted or the attempt was over: how long the server then lingers does not count."""
-        if self.attempt.completed_at is not None:
-            return self.attempt.completed_at - self._swarm.began
-        return self._swarm.now() if self._finished_s is None else self._finished_s
-
-    def on_closed(self, error: Exception | None) -> None:
-        """The connection is gone."""
-        self._swarm.done(self)
 
 
 def resident_bytes() -> int:

@@ -19,6 +19,7 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import PARTS
 from fota_protocol.server import Handshake, Identified, ServerSession
 from fota_protocol.status import Status
+from fota_simulator.behaviour import Arrivals
 from fota_simulator.boot import BootloaderSettings, BootPolicy
 from fota_simulator.flash import Flash
 from fota_simulator.report import McuReport, Sample, SwarmReport
@@ -265,7 +266,7 @@ def test_connect_rate_spreads_the_beginnings() -> None:
     loop = SimulatedLoop(1)
     plans = [plan(i, None) for i in range(9)]
 
-    report, _ = update(loop, plans, lambda _: None, connect_rate_per_s=4.0)
+    report, _ = update(loop, plans, lambda _: None, arrivals=Arrivals(per_s=4.0))
 
     loop.close()
     assert [d.started_s for d in report.devices] == pytest.approx([i / 4 for i in range(9)])
@@ -282,7 +283,7 @@ def test_stopped_run_reports_those_that_ended() -> None:
 
     plans = [plan(i, BLINK) for i in range(3)]
     report, _ = update(
-        loop, plans, lambda _: Served(BLINK.frames), connect_rate_per_s=1.0, on_progress=on_progress, stop=stop
+        loop, plans, lambda _: Served(BLINK.frames), arrivals=Arrivals(per_s=1.0), on_progress=on_progress, stop=stop
     )
 
     loop.close()
@@ -295,7 +296,7 @@ def test_timeline_of_a_long_run_is_bounded() -> None:
     loop = SimulatedLoop(1)
     plans = [plan(i, None) for i in range(2)]
 
-    report, _ = update(loop, plans, lambda _: None, connect_rate_per_s=1 / 3_500)
+    report, _ = update(loop, plans, lambda _: None, arrivals=Arrivals(per_s=1 / 3_500))
 
     loop.close()
     assert len(report.timeline) <= 2_000

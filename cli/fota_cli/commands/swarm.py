@@ -1,10 +1,12 @@
 """Run thousands of virtual K60s against a server, every flash verified where its image is given.
 
-The devices are those of the server's registry, or COUNT devices with consecutive MCUIDs.
+The devices are those of the server's registry, or COUNT devices with consecutive MCUIDs. With --virtual, server and
+devices run in virtual time, and nothing else is needed: minutes pass in seconds, a seed repeats a run byte for byte.
 
   fota swarm --server 127.0.0.1:4000 --registry devices2update.txt --firmware bin
   fota swarm --server 127.0.0.1:4000 --count 1000 --first-mcuid 0001000000000000000000000 --image app.s19
-  fota swarm --server 127.0.0.1:4000 --count 50 --rate 5 --json report.json
+  fota swarm --server 127.0.0.1:4000 --count 5000 --ramp 500/s --retries 3 --faults faults.toml --json report.json
+  fota swarm --virtual --count 100 --link gprs --seed 7 --trace run.trace
 
 Exit code 0 if all were updated (and verified where that could be told), 1 if not, 130 if interrupted by Ctrl-C, after
 a report of what was done so far.
@@ -18,11 +20,14 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from fota_protocol.formats import load as load_image
 from fota_protocol.image import FirmwareImage
+from fota_protocol.server import Handshake
 from fota_server.errors import ServerError
 from fota_server.registry import open_registry
 from fota_simulator.boot import BootloaderSettings
@@ -30,14 +35,18 @@ from fota_simulator.device_file import SUFFIX, load
 from fota_simulator.errors import DeviceFileError
 from fota_simulator.flash import SectorPool
 from fota_simulator.report import SwarmReport
-from fota_simulator.swarm import DevicePlan, run_swarm
+from fota_simulator.swarm import DevicePlan, Tracer, run_swarm
 from fota_transport.loops import raise_descriptor_limit
 from fota_transport.loops import run as run_loop
+from fota_transport.profiles import LOOPBACK
 
 from .. import exit_codes
+from ..choices import one_of
+from ..compose.virtual_fleet import Served, run_virtual, virtual_image
 from ..device_options import add_device_options, identification, part_named, server_address, timings
 from ..errors import UsageError
-from ..files import check_writable, read_image, write_json
+from ..files import check_writable, read_bytes, read_image, write_json
+from ..fleet_options import add_fleet_options, arrivals, behaviour
 from ..progress import FleetProgress, summary
 
 FIRST_MCUID: Final = "0001000000000000000000000"
@@ -47,7 +56,7 @@ RESERVED_DESCRIPTORS: Final = 64
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of a run."""
-    add_device_options(parser)
+    add_device_options(parser, needs_server=False)
     add = parser.add_argument
     add("--count", type=int, metavar="N", help="how many devices (default: all of the registry)")
     add("--first-mcuid", default=FIRST_MCUID, metavar="DIGITS", help=f"MCUID of the first one (default: {FIRST_MCUID})")
@@ -62,23 +71,66 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--registry", type=Path, metavar="FILE", help="the server's registry: devices, files and parts come from it")
     add("--firmware", type=Path, metavar="DIR", help="the server's firmware folder: verify flashes against its files")
     add("--devices", type=Path, metavar="DIR", help="keep every device in a file there, from run to run")
-    add("--rate", type=float, metavar="PER_S", help="begin at most so many updates per second (default: all at once)")
+    add(
+        "--unknown",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of devices that the server does not know (default: 0)",
+    )
+    add_fleet_options(parser)
+    add("--virtual", action="store_true", help="a server of its own, in virtual time; without --image a 16 KiB image")
+    add(
+        "--handshake",
+        type=one_of(Handshake),
+        metavar="auto|wait|immediate",
+        help="of the virtual server (default: auto)",
+    )
+    add("--pack", action="store_true", help="the virtual server sends few long records")
+    add("--trace", type=Path, metavar="FILE", help="write what passed between server and devices, with times")
     add("--json", type=Path, metavar="FILE", help="write the report as JSON; - for standard output")
     add("--plain", action="store_true", help="lines instead of a live view")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the devices; returns the exit code."""
-    host, port = server_address(args.server)
     check_writable(args.json)
-    if args.rate is not None and not args.rate > 0:
-        raise UsageError(f"rate {args.rate:g}, expected more than 0 updates per second")
+    check_writable(args.trace)
+    if not 0 <= args.unknown < 1:
+        raise UsageError(f"unknown {args.unknown:g}, expected a share from 0 to less than 1")
+    with contextlib.ExitStack() as stack:
+        on_chunk = None if args.trace is None else stack.enter_context(_tracing(args.trace))
+        if args.virtual:
+            report, interrupted = _run_virtual(args, on_chunk)
+        else:
+            report, interrupted = _run_real(args, on_chunk)
+    if args.json is not None:
+        write_json(args.json, report.as_json())
+    if str(args.json) != "-":
+        print(summary(report))
+    if interrupted:
+        ended = report.updated + report.refused + report.failed
+        print(f"fota: interrupted, {report.count - ended} devices had not ended", file=sys.stderr)
+        return exit_codes.INTERRUPTED
+    if not report.ok:
+        print(f"fota: to repeat what chance did: --seed {args.seed}", file=sys.stderr)
+    return exit_codes.OK if report.ok else exit_codes.FAILED
+
+
+def _run_real(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmReport, bool]:
+    """Run against a server; returns the report, and whether it was interrupted."""
+    if args.server is None:
+        raise UsageError("which server? Say --server HOST:PORT, or --virtual")
+    if args.handshake is not None or args.pack:
+        raise UsageError("--handshake and --pack: expected with --virtual; a real server decides by itself")
+    host, port = server_address(args.server)
     if not args.registry:
         _check_room(args.count or 0)  # before so many plans are made
-    plans = _from_registry(args) if args.registry else _numbered(args)
+    plans = _with_strangers(_from_registry(args) if args.registry else _numbered(args, _images(args)), args.unknown)
     _check_room(len(plans))
     if args.devices is not None:
         plans = _with_saved(plans, args.devices)
+    how, when = behaviour(args), arrivals(args)
 
     async def run_all(progress: FleetProgress) -> tuple[SwarmReport, bool]:
         loop = asyncio.get_running_loop()
@@ -90,25 +142,69 @@ def run(args: argparse.Namespace) -> int:
             port,
             plans,
             timings=timings(args.timeout),
-            connect_rate_per_s=args.rate,
+            arrivals=when,
+            behaviour=how,
             settings=BootloaderSettings(args.policy),
             devices=args.devices,
+            source_addresses=args.source_ip,
             on_progress=progress.update,
+            on_chunk=on_chunk,
             stop=stop,
         )
         return report, stop.is_set()
 
     with FleetProgress(len(plans), args.plain) as progress:
-        report, interrupted = run_loop(run_all(progress))
-    if args.json is not None:
-        write_json(args.json, report.as_json())
-    if str(args.json) != "-":
-        print(summary(report))
-    if interrupted:
-        ended = report.updated + report.refused + report.failed
-        print(f"fota: interrupted, {report.count - ended} devices had not ended", file=sys.stderr)
-        return exit_codes.INTERRUPTED
-    return exit_codes.OK if report.ok else exit_codes.FAILED
+        return run_loop(run_all(progress))
+
+
+def _run_virtual(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmReport, bool]:
+    """Run server and devices in virtual time; returns the report, and that it was not interrupted."""
+    for name, value in (
+        ("--server", args.server),
+        ("--registry", args.registry),
+        ("--firmware", args.firmware),
+        ("--devices", args.devices),
+        ("--source-ip", args.source_ip),
+    ):
+        if value:
+            raise UsageError(f"{name}: not with --virtual, which has a server and a network of its own")
+    files = [(path.name, read_bytes(path)) for path in args.image] or [("virtual.s19", virtual_image())]
+    images = [load_image(content) for _, content in files] if not args.image else [read_image(p) for p in args.image]
+    served = [Served(f"{number}-{name}", content, f"{number + 1:X}") for number, (name, content) in enumerate(files)]
+    if len(served) > 255:
+        raise UsageError(f"{len(served)} images, expected at most 255")
+    plans = _with_strangers(_numbered(args, images), args.unknown)
+    how = behaviour(args)
+    with (
+        tempfile.TemporaryDirectory(prefix="fota-virtual-") as folder,
+        FleetProgress(len(plans), args.plain) as progress,
+    ):
+        done = run_virtual(
+            Path(folder),
+            plans,
+            served,
+            link=how.link,
+            seed=args.seed,
+            handshake=args.handshake or Handshake.AUTO,
+            pack=args.pack,
+            timings=timings(args.timeout),
+            arrivals=arrivals(args),
+            behaviour=dataclasses.replace(how, link=LOOPBACK),  # the loop's network is the link
+            settings=BootloaderSettings(args.policy),
+            on_progress=progress.update,
+            on_chunk=on_chunk,
+        )
+    return done.report, False
+
+
+@contextlib.contextmanager
+def _tracing(path: Path) -> Iterator[Tracer]:
+    """Writes what passes to `path`, a line each: the device, then as traces are."""
+    try:
+        with path.open("w", encoding="ascii") as file:
+            yield lambda mcuid, entry: print(mcuid, entry, file=file)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _check_room(count: int) -> None:
@@ -118,14 +214,18 @@ def _check_room(count: int) -> None:
         raise UsageError(f"{count} devices, expected at most {room}: this process may not open more connections")
 
 
-def _numbered(args: argparse.Namespace) -> list[DevicePlan]:
-    """`--count` devices with consecutive MCUIDs."""
+def _images(args: argparse.Namespace) -> Sequence[FirmwareImage | None]:
+    return [read_image(path) for path in args.image] or [None]
+
+
+def _numbered(args: argparse.Namespace, dealt: Sequence[FirmwareImage | None]) -> list[DevicePlan]:
+    """`--count` devices with consecutive MCUIDs, and `dealt` images in turn."""
     if args.count is None or args.count < 1:
         raise UsageError("how many devices? Say --count N (at least 1), or --registry FILE")
     if not args.first_mcuid.isdecimal() or len(identification(args.first_mcuid).mcuid) != 25:
         raise UsageError(f"first MCUID {args.first_mcuid!r}, expected 25 decimal digits")
     part = part_named(args.part)
-    images = itertools.cycle([read_image(path) for path in args.image] or [None])
+    images = itertools.cycle(dealt)
     first = int(args.first_mcuid)
     if len(str(first + args.count - 1)) > 25:
         raise UsageError(f"{args.count} MCUIDs from {args.first_mcuid} on do not fit into 25 digits")
@@ -133,6 +233,20 @@ def _numbered(args: argparse.Namespace) -> list[DevicePlan]:
         DevicePlan(f"{first + i:025d}", next(images), part, acks_verdict=not args.no_verdict_ack)
         for i in range(args.count)
     ]
+
+
+def _with_strangers(plans: list[DevicePlan], share: float) -> list[DevicePlan]:
+    """`plans` with devices among them that the server does not know, so that they are `share` of all."""
+    wanted = round(len(plans) * share / (1 - share))
+    strangers = [DevicePlan(f"9{number:024d}", None, plans[0].part, is_stranger=True) for number in range(wanted)]
+    return [plan for pair in itertools.zip_longest(plans, _spread(strangers, len(plans))) for plan in pair if plan]
+
+
+def _spread(strangers: Sequence[DevicePlan], places: int) -> Iterator[DevicePlan | None]:
+    """`strangers` evenly over so many places."""
+    for place in range(places):
+        first, end = place * len(strangers) // places, (place + 1) * len(strangers) // places
+        yield strangers[first] if end > first else None
 
 
 def _from_registry(args: argparse.Namespace) -> list[DevicePlan]:
