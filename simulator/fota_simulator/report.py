@@ -130,15 +130,15 @@ class SwarmReport:
         timeline: Sequence[Sample],
         *,
         duration_s: float,
+        records: int,
         programmed_bytes: int,
         rss_bytes: int,
     ) -> "SwarmReport":
-        """Add up the reports of the devices that ended."""
+        """Add up the reports of the devices that ended; `records` and bytes are of all attempts."""
         results = Counter(device.result for device in devices)
         updated = [device for device in devices if device.result == Result.UPDATED.value]
         not_verified = sum(device.verified is False for device in updated)
         durations = sorted(device.duration_s for device in updated)
-        records = sum(device.records for device in devices)
         failures = Counter(device.reason for device in devices if device.reason is not None)
         failures[NOT_VERIFIED] = not_verified
         return cls(

@@ -395,6 +395,7 @@ class _Swarm:
             devices,
             (*self._timeline, self.sample()),
             duration_s=self.now(),
+            records=self._records,
             programmed_bytes=self._programmed_bytes,
             rss_bytes=resident_bytes(),
         )

@@ -212,7 +212,7 @@ ROW: Final = JournalRow(
 )
 def test_journal_is_held_against_the_devices(rows: list[JournalRow], disagreement: str | None) -> None:
     """A device and its row must agree on success and image."""
-    report = SwarmReport.of(1, [DEVICE], [], duration_s=1.0, programmed_bytes=16_384, rss_bytes=0)
+    report = SwarmReport.of(1, [DEVICE], [], duration_s=1.0, records=1_024, programmed_bytes=16_384, rss_bytes=0)
 
     figures = demo.compare_journal(rows, report)
 

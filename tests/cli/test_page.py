@@ -45,7 +45,13 @@ def figures(*, updated: int = 40, failed: int = 0, reason: str = "timeout", imag
         Sample(3.5, waiting=0, connected=0, updated=updated, refused=0, failed=failed, records=40960),
     ]
     report = SwarmReport.of(
-        updated + failed, devices, timeline, duration_s=3.5, programmed_bytes=40 * 16384, rss_bytes=64 << 20
+        updated + failed,
+        devices,
+        timeline,
+        duration_s=3.5,
+        records=sum(device.records for device in devices),
+        programmed_bytes=40 * 16384,
+        rss_bytes=64 << 20,
     )
     return PageFigures(
         report=report,
