@@ -44,7 +44,7 @@ def add_fleet_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--link",
         type=_link,
-        default=LOOPBACK,
+        default=LOOPBACK.name,
         metavar="NAME",
         help=f"what lies between server and devices: {', '.join(PROFILES)} (default: loopback)",
     )
@@ -53,7 +53,6 @@ def add_fleet_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--source-ip",
         type=_sources,
-        default=(),
         metavar="A[-B]",
         help="connect from these addresses in turn, for instance 127.0.0.2-9: each has some 28,000 ports",
     )

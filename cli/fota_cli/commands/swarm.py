@@ -146,7 +146,7 @@ def _run_real(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmR
             behaviour=how,
             settings=BootloaderSettings(args.policy),
             devices=args.devices,
-            source_addresses=args.source_ip,
+            source_addresses=args.source_ip or (),
             on_progress=progress.update,
             on_chunk=on_chunk,
             stop=stop,
