@@ -5,6 +5,7 @@
 
 `sessions.md`: the diagrams, from the transition tables of `fota_protocol`; the text around them is written by hand.
 `SPEC.md`: the whole page, from the requirement catalogue and the marks of the cases.
+`update-times.md` and its picture: tables and curves, from runs in virtual time.
 """
 
 import argparse
@@ -12,6 +13,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Final
+
+import update_times
 
 from fota_conformance.catalogue import load
 from fota_conformance.spec import render
@@ -38,18 +41,32 @@ def drawn(page: str) -> str:
     return page
 
 
+def timed(page: str) -> tuple[str, str]:
+    """The page of update times with its tables, and its picture; raises `ValueError` when it has no place for them."""
+    begin, end = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found or not found_end:
+        raise ValueError(f"expected a place for tables, between {begin.strip()!r} and {end.strip()!r}")
+    lengths, handshakes = update_times.measure()
+    return f"{before}{begin}{update_times.table(lengths, handshakes)}{end}{after}", update_times.chart(lengths)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     check: bool = parser.parse_args().check
-    sessions = FOLDER / "sessions.md"
+    sessions, times = FOLDER / "sessions.md", FOLDER / "update-times.md"
     try:
+        tables, picture = timed(times.read_text(encoding="utf-8"))
         pages = {
             sessions: drawn(sessions.read_text(encoding="utf-8")),
             FOLDER / "SPEC.md": render(load()),
+            times: tables,
+            FOLDER / "images" / "update-times.svg": picture,
         }
     except ValueError as error:
-        print(f"{sessions.name}: {error}", file=sys.stderr)
+        print(f"docs: {error}", file=sys.stderr)
         return 2
     stale = [path for path, text in pages.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
