@@ -1,7 +1,8 @@
 """The command line: what is measured, in which order, and where the report goes.
 
-Pairs come first, then readers of firmware files. What cannot be measured is said and put down; the exit code is 3 when
-that is a pair, or when a measurement turned out not to be valid. Figures and goals never change the exit code.
+Pairs come first, then readers of firmware files, then fleets at scale. What cannot be measured is said and put down;
+the exit code is 3 when that is a pair, or when a measurement turned out not to be valid. Figures and goals never change
+the exit code.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from .ingest import IMAGE_BYTES, QUICK_READINGS, READINGS, Reading, measure_inge
 from .machine import Cores, machine_facts
 from .pairs import RECORDS_OF_A_PAIR, Measurement, measure, prepare, too_many
 from .report import BEGIN, CHART, END, Run, document, markdown, notes, replace_section, terminal_tables
+from .scale import measure_scale
 
 CONNECTIONS: Final = (1, 100, 1_000, 10_000)
 """What is measured unless `--connections` says otherwise."""
@@ -37,6 +39,9 @@ QUICK_DIVISOR: Final = 10
 
 MOST_CONNECTIONS: Final = 28_000
 """Ports of one source address that Linux gives away by default."""
+
+MOST_DEVICES: Final = 1_000_000
+"""Most devices of a run in shards."""
 
 CANNOT_TEST: Final = 3
 """Exit code: a pair could not be measured."""
@@ -62,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measurements = _pairs(Path(folder), args.connections, rounds, records, progress, skipped)
             pairs_skipped = bool(skipped)
             readings = _readings(Path(folder), readings_of_each, progress, skipped)
+            scaled = list(measure_scale(Path(folder), args.shards, args.quick, progress.print))
     except BenchmarkError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return CANNOT_TEST
@@ -72,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "quick": args.quick,
         **machine_facts(before, Cores.now()),
     }
-    run = Run(facts, measurements, readings, skipped)
+    run = Run(facts, measurements, readings, scaled, skipped)
     _tell(run)
     if args.json is not None:
         args.json.write_text(document(run), encoding="utf-8")
@@ -90,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=_counts, default=CONNECTIONS, metavar="N,…", help=f"default: {shown}")
     parser.add_argument("--rounds", type=_count, metavar="N", help=f"default: {ROUNDS}, with --quick {QUICK_ROUNDS}")
     parser.add_argument("--quick", action="store_true", help="a tenth of the records: does it work, not how fast")
+    parser.add_argument(
+        "--shards", type=_devices, default=0, metavar="N", help="also run so many devices in shards, e.g. 100000"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement")
     parser.add_argument(
         "--write",
@@ -108,6 +117,13 @@ def _count(text: str) -> int:
     number = int(text)
     if not 1 <= number <= MOST_CONNECTIONS:
         raise argparse.ArgumentTypeError(f"{number}, expected 1 to {MOST_CONNECTIONS}")
+    return number
+
+
+def _devices(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= MOST_DEVICES:
+        raise argparse.ArgumentTypeError(f"{number}, expected 0 to {MOST_DEVICES}")
     return number
 
 

@@ -14,6 +14,7 @@ from .goals import FLEET, MEMORY, MET, MISSED, SERVER, Verdict, verdicts
 from .ingest import IMAGE_BYTES, IngestRow, Reading, summarize_ingest
 from .machine import disturbance
 from .pairs import Measurement
+from .scale import Scaled
 from .summary import Row, summarize
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -33,9 +34,10 @@ PAIR_HEADINGS: Final[Cells] = (
 )  # fmt: skip
 INGEST_HEADINGS: Final[Cells] = ("text", "record", "reader", "MB/s", "x library", "range")
 GOAL_HEADINGS: Final[Cells] = ("goal", "pair", "conns", "expected", "measured", "verdict")
+SCALE_HEADINGS: Final[Cells] = ("what", "devices", "seconds", "figures")
 """Where a heading may be broken, there is a space."""
 
-PROSE: Final = frozenset({"pair", "text", "reader", "goal", "expected", "verdict"})
+PROSE: Final = frozenset({"pair", "text", "reader", "goal", "expected", "verdict", "what", "figures"})
 """Columns that are aligned to the left."""
 
 
@@ -46,6 +48,7 @@ class Run:
     facts: dict[str, Any]
     measurements: Sequence[Measurement] = ()
     readings: Sequence[Reading] = ()
+    scaled: Sequence[Scaled] = ()
     skipped: dict[str, str] = field(default_factory=dict)
     """What was not measured, and why."""
 
@@ -103,12 +106,18 @@ def goal_cells(verdict: Verdict) -> Cells:
     )
 
 
+def scale_cells(scaled: Scaled) -> Cells:
+    """A run at scale as text."""
+    return (scaled.what, f"{scaled.devices:,}", f"{scaled.seconds:.1f}", scaled.figures)
+
+
 def terminal_tables(run: Run) -> list[Table]:
-    """What there is of the three tables, for a terminal of 80 columns."""
+    """What there is of the four tables, for a terminal of 80 columns."""
     contents = (
         (PAIR_HEADINGS, [pair_cells(row) for row in run.rows], 1),
         (GOAL_HEADINGS, [goal_cells(verdict) for verdict in verdicts(run.rows)], 1),
         (INGEST_HEADINGS, [ingest_cells(row) for row in run.ingest_rows], 2),
+        (SCALE_HEADINGS, [scale_cells(scaled) for scaled in run.scaled], 1),
     )
     return [_terminal(*content) for content in contents if content[1]]
 
@@ -118,7 +127,9 @@ def _terminal(headings: Cells, lines: Sequence[Cells], grouped_by: int) -> Table
     shown = Table(box=SIMPLE, padding=(0, 1), show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in headings:
         justify: Literal["left", "right"] = "left" if heading in PROSE else "right"
-        shown.add_column(heading if heading == "x C" else heading.replace(" ", "\n"), justify=justify, no_wrap=True)
+        shown.add_column(
+            heading if heading == "x C" else heading.replace(" ", "\n"), justify=justify, no_wrap=heading != "figures"
+        )
     for line, following in zip(lines, [*lines[1:], None], strict=True):
         ends = following is not None and following[:grouped_by] != line[:grouped_by]
         shown.add_row(*line, end_section=ends)
@@ -142,6 +153,7 @@ def document(run: Run) -> str:
                 "ingest": [asdict(row) for row in run.ingest_rows],
                 "measurements": [asdict(measurement) for measurement in run.measurements],
                 "readings": [asdict(reading) for reading in run.readings],
+                "scale": [asdict(scaled) for scaled in run.scaled],
             },
             indent=1,
         )
@@ -176,6 +188,7 @@ def markdown(run: Run) -> str:
             ),
             "",
             *_lines(INGEST_HEADINGS, map(ingest_cells, run.ingest_rows)),
+            *(("", "At scale:", "", *_lines(SCALE_HEADINGS, map(scale_cells, run.scaled))) if run.scaled else ()),
         )
     )
 

@@ -23,7 +23,7 @@ from .journal import Journal
 from .listener import Limits, Listener
 from .logs import CustomLogger, SessionLogs, close_log, open_server_log
 from .registry import open_registry
-from .service import UpdateService
+from .service import ServedOnce, UpdateService
 from .sockets import bind, close, port_of
 from .tls import LOOK_INTERVAL, Certificates
 
@@ -55,6 +55,7 @@ class Part:
     tls_sockets: Sequence[socket.socket]
     logger: logging.Logger
     claims: Claims
+    served: ServedOnce
     is_first: bool
     """Whether this one reports what is wrong with the registry."""
 
@@ -99,6 +100,7 @@ async def running(
             mcuid_format=settings.mcuid_format,
             wall=wall,
             claims=None if part is None else part.claims,
+            served=None if part is None else part.served,
             reports_registry=part is None or part.is_first,
         )
         listener = Listener(

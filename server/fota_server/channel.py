@@ -17,6 +17,35 @@ WAITING_LIMIT: Final = 8 * 1024 * 1024
 """Bytes that may wait for the other end; log lines beyond that are dropped."""
 
 Message = dict[str, Any]
+"""Has one of these keys, or one of `SharedClaims`; its value is what there is to say."""
+
+SETTINGS: Final = "settings"
+"""To a worker: what it is to serve, with `PORT`, `TLS_PORT` and `IS_FIRST` beside it."""
+
+PORT: Final = "port"
+TLS_PORT: Final = "tls_port"
+IS_FIRST: Final = "is_first"
+
+STOP: Final = "stop"
+"""To a worker: let live updates finish, and end."""
+
+CUT: Final = "cut"
+"""To a worker: cut them."""
+
+OVERTAKEN: Final = "overtaken"
+"""To a worker: MCUID and number of a claim that is no longer the newest."""
+
+SERVED: Final = "served"
+"""Either way: device, file and version of `once` entries that were served."""
+
+READY: Final = "ready"
+"""From a worker: it serves."""
+
+FAILED: Final = "failed"
+"""From a worker: why it cannot."""
+
+LOG: Final = "log"
+"""From a worker: a line for the server log, as time, level, text and traceback."""
 
 
 class Channel(asyncio.Protocol):
@@ -70,7 +99,7 @@ class ChannelLogHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Send the line; a lost supervisor is nobody's trouble here."""
         traceback = self._formatter.formatException(record.exc_info) if record.exc_info else None
-        message = {"log": [record.created, record.levelno, record.getMessage(), traceback]}
+        message = {LOG: [record.created, record.levelno, record.getMessage(), traceback]}
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._send, message)
 
@@ -86,13 +115,3 @@ def write_log(logger: logging.Logger, line: tuple[float, int, str, str | None]) 
     record.created, record.msecs = created, created % 1 * 1000
     record.exc_text = traceback
     logger.handle(record)
-
-
-LOG: Final = "log"
-READY: Final = "ready"
-FAILED: Final = "failed"
-SETTINGS: Final = "settings"
-STOP: Final = "stop"
-CUT: Final = "cut"
-OVERTAKEN: Final = "overtaken"
-"""The keys of messages; claims and releases have those of `SharedClaims`."""

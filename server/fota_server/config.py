@@ -93,6 +93,8 @@ class Settings:
             raise ConfigError(f"workers {self.workers}, expected 1 to {MAX_WORKERS}")
         if self.tls_port is not None and not 0 <= self.tls_port <= MAX_PORT:
             raise ConfigError(f"tls-port {self.tls_port}, expected 0 to {MAX_PORT}")
+        if self.tls_port and self.tls_port == self.port:
+            raise ConfigError(f"tls-port {self.tls_port}, expected another than port")
         if (self.tls_port is None) != (self.tls_cert is None):
             raise ConfigError("tls-port and tls-cert: expected both or neither")
         if self.tls_cert is None and (self.tls_key is not None or self.tls_client_ca is not None):

@@ -32,6 +32,9 @@ SWEEP_INTERVAL: Final = 0.25
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds that a TLS handshake may take."""
 
+REASONS: Final = 100
+"""Most different reasons that are counted one by one."""
+
 LINGER: Final = 2.0
 """Seconds that a refused connection has to read why before it is reset."""
 
@@ -119,7 +122,8 @@ class Listener:
                     context,
                     timeout_s=min(HANDSHAKE_TIMEOUT, self._timings.identification),
                     factory=self._connection,
-                    is_full=self._is_full,
+                    turns_away=self._turns_away,
+                    failed=self._handshake_failed,
                 )
             )
 
@@ -168,10 +172,10 @@ class Listener:
         )
         if self._stopping:
             session.abandon(Status.SERVER_STOPPED, "the server is stopping", now)
-        elif self._is_full():
-            self._turn_away(session, f"{self._limits.connections} connections are open", now)
-        elif not self._rate.allows(now):
-            self._turn_away(session, f"more than {self._limits.sessions_per_second:g} sessions a second", now)
+        elif any(door.arrived(connection) for door in self._doors):
+            pass  # it was let in before its handshake
+        elif (why := self._no_room(now)) is not None:
+            session.abandon(Status.LIMIT_REACHED, why, now)
         self._connections[connection] = None
         return session
 
@@ -195,11 +199,30 @@ class Listener:
     def _is_full(self) -> bool:
         return len(self._connections) + self.handshakes >= self._limits.connections
 
-    def _turn_away(self, session: ServerSession, why: str, now: float) -> None:
-        session.abandon(Status.LIMIT_REACHED, why, now)
-        self._refused[why] += 1
-        if self._refused[why].bit_count() == 1:  # 1, 2, 4, 8 …: a flood does not flood the log
-            self._logger.warning("Limit reached: %s; %d turned away", why, self._refused[why])
+    def _no_room(self, now: float) -> str | None:
+        """Why one more may not come now; None when it may, and then it counts."""
+        if self._is_full():
+            why = f"{self._limits.connections} connections are open"
+        elif not self._rate.allows(now):
+            why = f"more than {self._limits.sessions_per_second:g} sessions a second"
+        else:
+            return None
+        self._count(f"Limit reached: {why}", "turned away")
+        return why
+
+    def _turns_away(self) -> bool:
+        return self._stopping or self._no_room(self.loop.time()) is not None
+
+    def _handshake_failed(self, why: str) -> None:
+        self._count(f"TLS handshake failed: {why}", "so far")
+
+    def _count(self, what: str, how: str) -> None:
+        """Log what a peer can cause, the 1st, 2nd, 4th, 8th … time: a flood does not flood the log."""
+        if len(self._refused) >= REASONS:
+            what = what.partition(":")[0]
+        self._refused[what] += 1
+        if self._refused[what].bit_count() == 1:
+            self._logger.warning("%s; %d %s", what, self._refused[what], how)
 
     def _live(self) -> int:
         """Sessions that go on; further connections only wait for their peers to close."""
@@ -266,6 +289,8 @@ class Connection(SessionProtocol[ServerSession]):
         """Close at once: the server stops."""
         self.session.abandon(Status.SERVER_STOPPED, "the server stopped", self._now())
         self.proceed(b"")
+        if self.transport.get_extra_info("sslcontext") is not None:
+            self.abort()  # or a peer that does not answer the end of TLS would be waited for
 
     def _offer(self, entry: RegistryEntry, image: FirmwareImage) -> bytes:
         offer = self._listener.service.offer(self._note, entry, image, self)

@@ -35,6 +35,12 @@ SESSION_LINES: Final = 200
 QUEUE_LIMIT: Final = 20_000
 """Most session logs that wait to be written; further ones are dropped and said so."""
 
+CONSOLE_LINES: Final = 10_000
+"""Most lines that wait for whoever reads the console."""
+
+CONSOLE_TIMEOUT: Final = 1.0
+"""Seconds that the last lines have to be read."""
+
 SAME_MINUTE: Final = 100
 """Most session logs of one device in one minute; further sessions are appended to the last."""
 
@@ -79,6 +85,8 @@ class JsonFormatter(logging.Formatter):
         line = {"time": record.created, "level": record.levelname, "message": record.getMessage()}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
+        elif record.exc_text:  # another process's
+            line["traceback"] = record.exc_text
         return json.dumps(line)
 
 
@@ -110,8 +118,38 @@ class ServerLogHandler(_Quiet, logging.handlers.TimedRotatingFileHandler):
         return super()._open()
 
 
-class ConsoleHandler(_Quiet, logging.StreamHandler[TextIO]):
-    """The server log's copy for whoever started the server."""
+class ConsoleHandler(_Quiet):
+    """The server log's copy for whoever started the server, written by a thread: a pipe that nobody reads stops nobody.
+
+    Lines that find no room are dropped.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str | None] = queue.Queue(CONSOLE_LINES)
+        self._thread = threading.Thread(target=self._run, name="fota-console", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a line over; never blocks."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put_nowait(self.format(record) + "\n")
+
+    def close(self) -> None:
+        """Write what has gathered, if somebody reads it."""
+        with contextlib.suppress(queue.Full):
+            self._lines.put(None, timeout=CONSOLE_TIMEOUT)
+        self._thread.join(CONSOLE_TIMEOUT)
+        super().close()
+
+    def _run(self) -> None:
+        while (line := self._lines.get()) is not None:
+            try:
+                self._stream.write(line)
+                self._stream.flush()
+            except (OSError, ValueError) as error:  # a terminal that is gone
+                self.say(error)
 
 
 def open_server_log(folder: Path, *, as_json: bool, console: TextIO | None) -> logging.Logger:

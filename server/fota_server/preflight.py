@@ -44,7 +44,7 @@ def check(settings: Settings, on_progress: Callable[[int, int], None] = lambda d
         raise ConfigError(f"firmware folder {settings.firmware}: no such folder")
     if not settings.registry.exists():
         raise RegistryError(f"registry {settings.registry}: no such file")
-    registry = open_registry(settings.registry, mcuid_format=settings.mcuid_format)
+    registry = open_registry(settings.registry, mcuid_format=settings.mcuid_format, read_only=True)
     try:
         return _look(
             registry, FirmwareStore(settings.firmware, allow_unterminated=settings.allow_unterminated), on_progress

@@ -6,7 +6,7 @@ device (the newest session wins), and reports how the session ended.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -58,6 +58,31 @@ class SessionNote:
     offered_at: float = 0.0
 
 
+class ServedOnce:
+    """What `once` devices were served lately: the journal may not have it yet.
+
+    `tell` is called with each of our own; other processes' are heard of by `heard`.
+    """
+
+    def __init__(self, tell: Callable[[tuple[str, str, str]], None] = lambda update: None) -> None:
+        self._tell = tell
+        self._updates: dict[tuple[str, ...], None] = {}
+
+    def __contains__(self, update: tuple[str, str, str]) -> bool:
+        return update in self._updates
+
+    def add(self, update: tuple[str, str, str]) -> None:
+        """Device, file and version of a success of this process."""
+        self.heard([update])
+        self._tell(update)
+
+    def heard(self, updates: Iterable[Iterable[str]]) -> None:
+        """The same of other processes."""
+        self._updates.update((tuple(update), None) for update in updates)
+        while len(self._updates) > REMEMBERED:  # the oldest are in the journal by now
+            del self._updates[next(iter(self._updates))]
+
+
 class UpdateService:
     """Decides and remembers. `wall` gives seconds since the epoch."""
 
@@ -73,9 +98,10 @@ class UpdateService:
         mcuid_format: McuidFormat = McuidFormat.DECIMAL25,
         wall: Callable[[], float],
         claims: Claims | None = None,
+        served: ServedOnce | None = None,
         reports_registry: bool = True,
     ) -> None:
-        """`claims` where other processes serve too; of these, one reports what is wrong with the registry."""
+        """`claims` and `served` where other processes serve, too; one of them reports what is wrong with registries."""
         self._registry = registry
         self._store = store
         self._journal = journal
@@ -87,8 +113,7 @@ class UpdateService:
         self._claims = claims or Claims()
         self._reports_registry = reports_registry
         self._acks_verdict: OrderedDict[str, bool] = OrderedDict()
-        self._updated: dict[tuple[str, str, str], None] = {}
-        """Successes of `once` devices that the journal may not have yet."""
+        self._served = served or ServedOnce()
         self._known_problems: Hashable = None
         self.report_registry()
 
@@ -138,9 +163,7 @@ class UpdateService:
         if mcuid is not None and image is not None:
             self._remember(mcuid, session, status)
         if status is Status.SUCCESSFUL and entry is not None and entry.once:
-            self._updated[_update_of(entry)] = None
-            if len(self._updated) > REMEMBERED:  # the oldest are in the journal by now
-                del self._updated[next(iter(self._updated))]
+            self._served.add(_update_of(entry))
         sent = 0 if image is None else sum(map(len, image.frames[: session.records_sent]))
         self._journal.add(
             JournalRow(
@@ -205,7 +228,7 @@ class UpdateService:
 
     def _was_updated(self, entry: RegistryEntry) -> bool:
         update = _update_of(entry)
-        return update in self._updated or self._journal.was_updated(*update)
+        return update in self._served or self._journal.was_updated(*update)
 
     def _remember(self, mcuid: str, session: ServerSession, status: Status) -> None:
         if session.acks_verdict is not None:

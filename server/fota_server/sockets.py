@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import sys
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -48,6 +49,23 @@ def close(sockets: Iterable[socket.socket]) -> None:
 def port_of(sockets: Iterable[socket.socket]) -> int:
     """The port that they are bound to; 0 where none is yet."""
     return next((port for bound in sockets if (port := bound.getsockname()[1])), 0)
+
+
+def claim_port(bound: socket.socket) -> socket.socket:
+    """Keep other supervisors from the address and port of `bound`, also while nobody listens there.
+
+    Returns a socket that holds the claim until it is closed, or the machine's loss of the process. Raises
+    `ListenError`. On systems without abstract Unix sockets there is no such claim.
+    """
+    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    host, port = bound.getsockname()[:2]
+    if sys.platform == "linux":
+        try:
+            holder.bind(f"\0k60-fota port {host} {port}")
+        except OSError as error:
+            holder.close()
+            raise ListenError(f"cannot listen on {host}:{port}: {error.strerror}") from error
+    return holder
 
 
 def reserve(host: str, port: int) -> list[socket.socket]:

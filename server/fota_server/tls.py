@@ -57,7 +57,7 @@ class Certificates:
     def _load(self, context: ssl.SSLContext) -> tuple[tuple[int, int], ...]:
         try:
             stamp = self._files()
-            context.load_cert_chain(self._cert, self._key)
+            context.load_cert_chain(self._cert, self._key, _no_password)
         except OSError as error:
             key = "" if self._key is None else f", tls-key {self._key}"
             raise ConfigError(
@@ -73,7 +73,8 @@ class Certificates:
 class TlsDoor:
     """Takes connections from a listening socket and hands each to a protocol when its handshake is done.
 
-    `is_full` says whether there is no room for one more; a connection is then closed before its handshake.
+    `turns_away` says whether a connection may not come; it is then closed before its handshake. `failed` is told why a
+    handshake failed.
     """
 
     def __init__(
@@ -84,15 +85,17 @@ class TlsDoor:
         *,
         timeout_s: float,
         factory: Callable[[], asyncio.Protocol],
-        is_full: Callable[[], bool],
+        turns_away: Callable[[], bool],
+        failed: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._listening = listening
         self._context = context
         self._timeout_s = timeout_s
         self._factory = factory
-        self._is_full = is_full
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._turns_away = turns_away
+        self._failed = failed
+        self._handshakes: dict[asyncio.Protocol, asyncio.Task[None]] = {}
         self._pause: asyncio.TimerHandle | None = None
         self._listen()
 
@@ -101,13 +104,17 @@ class TlsDoor:
         """Connections in mid-handshake."""
         return len(self._handshakes)
 
+    def arrived(self, protocol: asyncio.Protocol) -> bool:
+        """A handshake is done, and `protocol` has a connection of its own; whether it came through this door."""
+        return self._handshakes.pop(protocol, None) is not None
+
     def close(self) -> None:
         """Take no more connections, and drop those in mid-handshake."""
         if self._pause is not None:
             self._pause.cancel()
         self._loop.remove_reader(self._listening)
         self._listening.close()
-        for handshake in self._handshakes:
+        for handshake in tuple(self._handshakes.values()):
             handshake.cancel()
 
     def _listen(self) -> None:
@@ -123,21 +130,28 @@ class TlsDoor:
                 self._loop.remove_reader(self._listening)
                 self._pause = self._loop.call_later(ACCEPT_PAUSE, self._listen)
                 return
-            if self._is_full():
+            if self._turns_away():
                 accepted.close()
                 continue
             accepted.setblocking(False)
-            handshake = self._loop.create_task(self._shake_hands(accepted))
-            self._handshakes.add(handshake)
-            handshake.add_done_callback(self._handshakes.discard)
+            protocol = self._factory()
+            self._handshakes[protocol] = self._loop.create_task(self._shake_hands(accepted, protocol))
 
-    async def _shake_hands(self, accepted: socket.socket) -> None:
+    async def _shake_hands(self, accepted: socket.socket, protocol: asyncio.Protocol) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                self._factory, accepted, ssl=self._context, ssl_handshake_timeout=self._timeout_s
+                lambda: protocol, accepted, ssl=self._context, ssl_handshake_timeout=self._timeout_s
             )
-        except OSError:  # no TLS, a certificate that is not taken, silence
+        except OSError as error:  # no TLS, a certificate that is not taken, silence
             accepted.close()
+            self._failed(_reason(error))
+        finally:
+            self._handshakes.pop(protocol, None)
+
+
+def _no_password() -> str:
+    """Instead of a question on the terminal, which would hold up every session at a renewal."""
+    raise ConfigError("the TLS key is encrypted, expected an unencrypted one")
 
 
 def _reason(error: OSError) -> str:

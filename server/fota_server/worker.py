@@ -16,11 +16,26 @@ from typing import Final
 from fota_transport.loops import run
 
 from .app import Part, report, running
-from .channel import CUT, FAILED, OVERTAKEN, READY, SETTINGS, STOP, Channel, ChannelLogHandler, Message
+from .channel import (
+    CUT,
+    FAILED,
+    IS_FIRST,
+    OVERTAKEN,
+    PORT,
+    READY,
+    SERVED,
+    SETTINGS,
+    STOP,
+    TLS_PORT,
+    Channel,
+    ChannelLogHandler,
+    Message,
+)
 from .claims import SharedClaims
 from .config import Settings, read_settings
 from .errors import ServerError
 from .listener import Listener
+from .service import ServedOnce
 from .sockets import bind
 
 LAST_WORDS_TIMEOUT: Final = 5.0
@@ -38,7 +53,8 @@ class Worker:
         self._order: Message = {}
         self._listener: Listener | None = None
         self.channel = Channel(self._on_message, self._on_closed)
-        self._claims = SharedClaims(lambda what, mcuid, number: self.channel.send({what: [mcuid, number]}))
+        self._claims = SharedClaims(lambda what, *claim: self.channel.send({what: claim}))
+        self._served = ServedOnce(lambda update: self.channel.send({SERVED: [update]}))
 
     async def serve(self) -> None:
         """Serve from the supervisor's order until it says stop; a server that cannot start tells why."""
@@ -62,21 +78,25 @@ class Worker:
         await asyncio.wait_for(self._gone.wait(), LAST_WORDS_TIMEOUT)
 
     def _part(self, settings: Settings, logger: logging.Logger) -> Part:
-        port, tls_port = self._order["port"], self._order["tls_port"]
+        port, tls_port = self._order[PORT], self._order[TLS_PORT]
         return Part(
             bind(settings.host, port, shared=True),
             [] if tls_port is None else bind(settings.host, tls_port, shared=True),
             logger,
             self._claims,
-            is_first=self._order["is_first"],
+            self._served,
+            is_first=self._order[IS_FIRST],
         )
 
     def _on_message(self, message: Message) -> None:
         if SETTINGS in message:
             self._order = message
+            self._served.heard(message[SERVED])
             self._told.set()
         elif OVERTAKEN in message:
             self._claims.overtaken(*message[OVERTAKEN])
+        elif SERVED in message:
+            self._served.heard(message[SERVED])
         elif STOP in message:
             self._stop.set()
         elif CUT in message and self._listener is not None:

@@ -15,19 +15,40 @@ from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from .app import Ready, greeting, limits_of, on_signals, open_log, printing_to, report
-from .channel import CUT, FAILED, LOG, OVERTAKEN, READY, SETTINGS, STOP, Channel, Message, write_log
+from .channel import (
+    CUT,
+    FAILED,
+    IS_FIRST,
+    LOG,
+    OVERTAKEN,
+    PORT,
+    READY,
+    SERVED,
+    SETTINGS,
+    STOP,
+    TLS_PORT,
+    Channel,
+    Message,
+    write_log,
+)
 from .claims import ClaimBook, SharedClaims
 from .config import Settings, write_settings
 from .errors import ConfigError, ServerError
 from .listener import Limits
 from .logs import close_log
-from .sockets import close, port_of, reserve
+from .sockets import claim_port, close, port_of, reserve
 
-START_TIMEOUT: Final = 30.0
-"""Seconds from the start of a worker's process to its readiness."""
+START_TIMEOUT: Final = 300.0
+"""Seconds from the start of a worker's process to its readiness: several may read a large registry at once."""
 
-STOP_RESERVE: Final = 5.0
-"""Seconds that workers have to end beyond the time that live updates may go on; then they are killed."""
+STOP_RESERVE: Final = 20.0
+"""Seconds that workers have to end beyond the time that live updates may go on; then they are killed.
+
+Connections that close have 5 s, and a journal that another process holds is tried twice for 5 s.
+"""
+
+SERVED_REMEMBERED: Final = 10_000
+"""Updates of `once` devices that a worker which is started again is told of; older ones are in the journal."""
 
 FIRST_PAUSE: Final = 0.1
 """Seconds before a worker that died is started again; doubled with every death soon after a start."""
@@ -52,8 +73,10 @@ async def serve_with_workers(
         limits_of(settings)  # what it raises is for the whole
         kept = reserve(settings.host, settings.port)
         stack.callback(close, kept)
+        stack.callback(close, [claim_port(bound) for bound in kept])
         kept_for_tls = [] if settings.tls_port is None else reserve(settings.host, settings.tls_port)
         stack.callback(close, kept_for_tls)
+        stack.callback(close, [claim_port(bound) for bound in kept_for_tls])
         logger = open_log(settings, console)
         stack.callback(close_log, logger)
         asyncio.get_running_loop().set_exception_handler(lambda _, context: report(logger, context))
@@ -83,6 +106,8 @@ class Supervisor:
         self._logger = logger
         self._book: ClaimBook[_Child] = ClaimBook()
         self._children: dict[int, _Child] = {}
+        self._served: dict[tuple[str, ...], None] = {}
+        """What `once` devices were served, which the journal may not have yet."""
         self._keepers: list[asyncio.Task[None]] = []
         self._stopping = False
 
@@ -140,9 +165,10 @@ class Supervisor:
             child.channel.send(
                 {
                     SETTINGS: write_settings(self._settings),
-                    "port": self._port,
-                    "tls_port": self._tls_port,
-                    "is_first": number == 0,
+                    PORT: self._port,
+                    TLS_PORT: self._tls_port,
+                    IS_FIRST: number == 0,
+                    SERVED: list(self._served),
                 }
             )
             async with asyncio.timeout(START_TIMEOUT):
@@ -186,9 +212,22 @@ class Supervisor:
                 other, number = overtaken
                 other.channel.send({OVERTAKEN: [message[SharedClaims.CLAIM][0], number]})
         elif SharedClaims.RELEASE in message:
-            self._book.release(child, *message[SharedClaims.RELEASE])
+            mcuid, number, _ = message[SharedClaims.RELEASE]
+            self._book.release(child, mcuid, number)
+        elif SERVED in message:
+            self._spread_served(child, message[SERVED])
         elif LOG in message:
             write_log(self._logger, message[LOG])
+
+    def _spread_served(self, child: "_Child", served: list[list[str]]) -> None:
+        """Tell the others what one has served."""
+        for update in served:
+            self._served[tuple(update)] = None
+        while len(self._served) > SERVED_REMEMBERED:  # the oldest are in the journal by now
+            del self._served[next(iter(self._served))]
+        for other in self._children.values():
+            if other is not child:
+                other.channel.send({SERVED: served})
 
 
 class _Child:

@@ -22,6 +22,7 @@ from benchmarks.fota_bench.report import (
     replace_section,
     terminal_tables,
 )
+from benchmarks.fota_bench.scale import Scaled
 from benchmarks.fota_bench.summary import Row, summarize
 from rich.console import Console
 
@@ -78,13 +79,17 @@ def measured(
     )
 
 
+SCALED = (Scaled("devices that wait", 10_000, 8.0, "2.50 KiB a device"),)
+"""A run at scale."""
+
+
 def a_run(*connections: int, skipped: dict[str, str] | None = None) -> Run:
     """A run of one round in which everything that is ours takes twice as long."""
     measurements = [
         measured(pair, 1.0 if pair is C_PAIR else 2.0, connections=count) for count in connections for pair in PAIRS
     ]
     readings = [Reading(kind, 16, reader.name, 1, 1_000_000, 0.1) for kind in READERS for reader in READERS[kind]]
-    return Run(FACTS, measurements, readings, skipped or {})
+    return Run(FACTS, measurements, readings, SCALED, skipped or {})
 
 
 def test_ratio_is_to_the_c_pair_of_the_same_round() -> None:
@@ -179,11 +184,11 @@ def test_memory_of_a_few_connections_is_not_told() -> None:
 
 
 def test_markdown_has_chart_tables_and_goals() -> None:
-    """Every row of the pairs, of the goals and of the readers is in the section, and the chart is shown."""
+    """Every row of the pairs, of the goals, of the readers and of runs at scale is in the section, and the chart is shown."""
     lines = markdown(a_run(1, 1_000)).splitlines()
 
     rows = [line for line in lines if line.startswith("| ") and not line.startswith("| ---")]
-    assert 3 + 2 * len(PAIRS) + len(GOALS) + sum(map(len, READERS.values())) == len(rows)
+    assert 4 + 2 * len(PAIRS) + len(GOALS) + sum(map(len, READERS.values())) + len(SCALED) == len(rows)
     assert f"| 1,000 | ours, C | 500 | 0.50 {MISSED} |" in "\n".join(rows)
     assert f"| fleet | C, ours | 1,000 | at least {FLEET.bound:g} x C | 0.500 | {MISSED} missed |" in rows
     assert any(f"]({CHART})" in line for line in lines)
@@ -242,7 +247,7 @@ def test_json_has_every_measurement_and_what_follows_from_them() -> None:
 
     found = json.loads(document(run))
 
-    assert {"facts", "skipped", "rows", "goals", "ingest", "measurements", "readings"} == set(found)
+    assert {"facts", "skipped", "rows", "goals", "ingest", "measurements", "readings", "scale"} == set(found)
     assert (len(run.measurements), len(run.rows)) == (len(found["measurements"]), len(found["rows"]))
     assert [False, False, False] == [goal["is_met"] for goal in found["goals"]]
 

@@ -1,6 +1,7 @@
 """`fota registry` as a process of its own: each action, on a text file and on SQLite, and what it says of bad input."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -128,7 +129,7 @@ def test_add_makes_a_registry_where_there_is_none(tmp_path: Path, name: str) -> 
         (["add", "1" * 25, "a.s19", "100"], "version '100', expected"),
         (["add", "1" * 25, "a.s19", "1", "--part", "K61"], "unknown part 'K61'"),
         (["remove", FIRST.mcuid, "9" * 25], f"no device {'9' * 25}; nothing is removed"),
-        (["import", "none.txt"], "no such file"),
+        (["import", "none.txt"], "none.txt: No such file or directory"),
         (["export", "none/here.txt"], "cannot write none/here.txt"),
     ],
 )
@@ -219,7 +220,39 @@ def test_an_export_overwrites_no_database(path: Path, tmp_path: Path) -> None:
     """A server may have it open; import adds to it."""
     target = tmp_path / "there.sqlite"
     SqliteRegistry(target).close()
-    done = fota("export", target, "--registry", path)
+    done = [fota("export", target, "--registry", path, *options) for options in ((), ("--plain",))]
 
-    assert 2 == done.returncode
-    assert "is there already" in done.stderr
+    assert [2, 2] == [one.returncode for one in done]
+    assert all("is there already" in one.stderr for one in done)
+    assert set() == content(target)
+
+
+def test_looking_changes_nothing(tmp_path: Path) -> None:
+    """A database of somebody else's is not made a registry by being looked at."""
+    path = tmp_path / "odd.sqlite"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("CREATE TABLE mine (a)")
+    before = path.read_bytes()
+    done = [fota("list", "--registry", path), fota("show", FIRST.mcuid, "--registry", path)]
+
+    assert [2, 2] == [one.returncode for one in done]
+    assert "no such table: devices, expected an SQLite registry" in done[0].stderr
+    assert before == path.read_bytes()
+
+
+def test_one_of_several_adds_of_a_device_wins(path: Path) -> None:
+    """Without --replace a device is added once, whoever tries at the same moment."""
+    command = [sys.executable, "-m", "fota_cli", "registry", "add", "1" * 25, "a.s19", "1", "--registry", str(path)]
+    adds = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(6)]
+    codes = sorted((add.communicate(timeout=60), add.returncode)[1] for add in adds)
+
+    assert [0, 2, 2, 2, 2, 2] == codes
+
+
+@pytest.mark.parametrize("name", ["b\udcff.s19", "a" * 5000])
+def test_a_name_that_is_no_text_is_a_message(path: Path, name: str) -> None:
+    """One line or a device, and no traceback, whatever a registry is kept in."""
+    done = fota("add", "1" * 25, name, "1", "--registry", path)
+
+    assert "Traceback" not in done.stderr
+    assert done.returncode == (2 if "\udcff" in name else 0)

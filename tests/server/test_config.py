@@ -121,6 +121,7 @@ def test_the_times_are_those_of_sessions() -> None:
         ("identification-size = 1025", "identification-size 1025, expected 66 to 1024"),
         ("workers = 0", "workers 0, expected 1 to 64"),
         ("workers = 65", "workers 65, expected 1 to 64"),
+        ('port = 4443\ntls-port = 4443\ntls-cert = "a.pem"', "tls-port 4443, expected another than port"),
         ("tls-port = 4443", "tls-port and tls-cert: expected both or neither"),
         ('tls-cert = "a.pem"', "tls-port and tls-cert: expected both or neither"),
         ('tls-key = "a.pem"', "tls-key and tls-client-ca: expected with tls-port and tls-cert only"),

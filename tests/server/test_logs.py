@@ -6,12 +6,14 @@ import io
 import json
 import logging
 import logging.handlers
+import os
 import re
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -25,7 +27,7 @@ NAME = f"{MCUID}-09-03-26_07-05.txt"
 
 
 @contextlib.contextmanager
-def server_log(folder: Path, *, as_json: bool = False, console: io.StringIO | None = None) -> Iterator[logging.Logger]:
+def server_log(folder: Path, *, as_json: bool = False, console: TextIO | None = None) -> Iterator[logging.Logger]:
     logger = open_server_log(folder, as_json=as_json, console=console)
     try:
         yield logger
@@ -103,6 +105,21 @@ def test_the_console_gets_the_same_lines(tmp_path: Path) -> None:
         logger.info("hello")
 
     assert (tmp_path / "otaserver.log").read_text() == console.getvalue()
+
+
+def test_a_console_that_nobody_reads_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full pipe costs its lines; the log file has them all."""
+    monkeypatch.setattr(logs_module, "CONSOLE_TIMEOUT", 0.1)
+    read, write = os.pipe()
+    with open(write, "w") as console:
+        with server_log(tmp_path, console=console) as logger:
+            for _ in range(5_000):
+                logger.info("a line of some length, so that a pipe is full soon")
+        os.close(read)  # which lets the thread that writes go
+        with contextlib.suppress(BrokenPipeError):
+            console.close()
+
+    assert (tmp_path / "otaserver.log").read_text().count("\n") == 5_000
 
 
 def test_two_servers_of_one_process_have_separate_logs(tmp_path: Path) -> None:

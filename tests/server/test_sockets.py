@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from fota_server.errors import ListenError
-from fota_server.sockets import bind, close, port_of, reserve
+from fota_server.sockets import bind, claim_port, close, port_of, reserve
 
 
 def connect(port: int) -> None:
@@ -45,6 +45,19 @@ def test_a_port_that_is_kept_is_shared_and_heard_by_nobody_else() -> None:
         connect(port)
         close(sockets)
     close(kept)
+
+
+def test_a_port_is_one_supervisors_also_while_nobody_listens() -> None:
+    """Two of them would share it by accident."""
+    kept = reserve("127.0.0.1", 0)
+    (claim,) = (claim_port(bound) for bound in kept)
+    again = reserve("127.0.0.1", port_of(kept))
+
+    with pytest.raises(ListenError, match=f"cannot listen on 127.0.0.1:{port_of(kept)}: Address already in use"):
+        claim_port(again[0])
+    claim.close()
+    claim_port(again[0]).close()
+    close([*kept, *again])
 
 
 def test_a_port_that_cannot_be_is_a_message() -> None:

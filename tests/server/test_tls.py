@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import shutil
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +128,52 @@ def test_handshakes_count_as_connections(site: Site, authority: trustme.CA, tls:
         wait_until(lambda: not server.listener.handshakes)
 
         assert blink(1) == server.update()
+
+
+def test_as_many_devices_as_the_limit_says_are_served_over_tls(
+    site: Site, authority: trustme.CA, tls: dict[str, Any]
+) -> None:
+    """A connection does not count twice; one more than allowed is turned away, and said."""
+    with site.serve(**tls, limit=2) as server, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            peer = stack.enter_context(TlsPeer(server, client_context(authority)))
+            peer.send(identification("9" * 25)[:-1])
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            TlsPeer(server, client_context(authority))
+    assert "Limit reached: 2 connections are open; 1 turned away" in site.log()
+
+
+def test_failed_handshakes_are_said(site: Site, tls: dict[str, Any]) -> None:
+    """Who sets TLS up has something to look at."""
+    with site.serve(**tls) as server:
+        with plain(server) as peer:
+            peer.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            with contextlib.suppress(ConnectionError):
+                peer.recv(1024)
+        wait_until(lambda: "TLS handshake failed" in site.log())
+
+
+def test_an_encrypted_key_is_refused_without_a_question(site: Site, tls: dict[str, Any]) -> None:
+    """Nobody sits at the terminal of a server."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl to encrypt a key with")
+    command = [
+        "openssl",
+        "pkcs8",
+        "-topk8",
+        "-v2",
+        "aes256",
+        "-passout",
+        "pass:secret",
+        "-in",
+        tls["tls_key"],
+        "-out",
+        "enc.pem",
+    ]
+    subprocess.run(command, cwd=site.folder, check=True, capture_output=True)
+
+    with pytest.raises(ConfigError, match="encrypted, expected an unencrypted one"):
+        Certificates(tls["tls_cert"], site.folder / "enc.pem", None)
 
 
 def wait_until(condition: Any) -> None:

@@ -173,9 +173,8 @@ class Poller:
         read, write = os.read, os.write
         now = self._loop.time()
         for descriptor, events in self._epoll.poll(0, MAX_EVENTS):
-            try:
-                transport = reading[descriptor]
-            except KeyError:
+            transport = reading.get(descriptor)
+            if transport is None:
                 waiting = self._others.get(descriptor)
                 if waiting is not None:  # else lost since the batch was fetched
                     waiting._on_event(events)

@@ -33,6 +33,9 @@ from ..errors import UsageError
 from ..files import write_file
 from ..printable import printable
 
+BUSY_TIMEOUT: Final = 30.0
+"""Seconds that a change waits for another process's."""
+
 PROBLEMS_SHOWN: Final = 20
 """Most malformed entries that are named one by one."""
 
@@ -152,18 +155,19 @@ def _add(args: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    with contextlib.closing(open_registry(args.registry, may_be_missing=True)) as registry:
+    with contextlib.closing(_writable(args.registry)) as registry:
         there = _known(registry, entry.mcuid)
         if there and not args.replace:
             raise UsageError(f"registry {args.registry}: {entry.mcuid} is there already, expected --replace or another")
-        registry.put([entry])
+        registry.put([entry], replace=args.replace)
     print(f"{args.registry}: {entry.mcuid} {'replaced' if there else 'added'}")
     return exit_codes.OK
 
 
 def _remove(args: argparse.Namespace) -> int:
     mcuids = [_mcuid(mcuid) for mcuid in args.mcuids]
-    with _existing(args.registry) as registry:
+    _check_exists(args.registry)
+    with contextlib.closing(_writable(args.registry)) as registry:
         unknown = [mcuid for mcuid in mcuids if not _known(registry, mcuid)]
         if unknown:
             raise UsageError(f"registry {args.registry}: no device {unknown[0]}; nothing is removed")
@@ -176,7 +180,7 @@ def _import(args: argparse.Namespace) -> int:
     if args.registry.exists() and args.source.exists() and args.registry.samefile(args.source):
         raise UsageError(f"{args.source}: source and target are one file")
     entries = _well_formed(args.source, skip_malformed=args.skip_malformed)
-    with contextlib.closing(open_registry(args.registry, may_be_missing=True)) as registry:
+    with contextlib.closing(_writable(args.registry)) as registry:
         before = len(registry)
         registry.put(entries)
         added = len(registry) - before
@@ -188,6 +192,8 @@ def _export(args: argparse.Namespace) -> int:
     if args.target.exists() and args.registry.exists() and args.target.samefile(args.registry):
         raise UsageError(f"{args.target}: source and target are one file")
     entries = _well_formed(args.registry, skip_malformed=args.skip_malformed)
+    if is_sqlite(args.target) and args.target.exists():
+        raise UsageError(f"{args.target}: is there already, expected a new name; 'fota registry import' adds to it")
     if args.plain:
         write_file(args.target, b"".join(format_line(entry, plain=True) + b"\n" for entry in entries))
         lost = sum(format_line(entry) != format_line(entry, plain=True) for entry in entries)
@@ -195,9 +201,7 @@ def _export(args: argparse.Namespace) -> int:
         print(f"{args.target}: {len(entries):,} devices{left_out}")
         return exit_codes.OK
     if is_sqlite(args.target) and args.target.exists():
-        raise UsageError(
-            f"{args.target}: is there already, expected a new name, or 'fota registry import' to add to it"
-        )
+        raise UsageError(f"{args.target}: is there already, expected a new name; 'fota registry import' adds to it")
     if is_sqlite(args.target):
         with contextlib.closing(open_registry(args.target)) as registry:
             registry.put(entries)
@@ -210,10 +214,21 @@ def _export(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _existing(path: Path) -> Iterator[Registry]:
     """The registry at `path`; looking at one makes none."""
-    if not path.exists():
-        raise UsageError(f"registry {path}: no such file")
-    with contextlib.closing(open_registry(path)) as registry:
+    _check_exists(path)
+    with contextlib.closing(open_registry(path, read_only=True)) as registry:
         yield registry
+
+
+def _check_exists(path: Path) -> None:
+    try:
+        path.stat()
+    except OSError as error:
+        raise UsageError(f"registry {path}: {error.strerror}") from error
+
+
+def _writable(path: Path) -> Registry:
+    """The registry at `path`, to be changed; it is made where there is none."""
+    return open_registry(path, may_be_missing=True, busy_timeout_s=BUSY_TIMEOUT)
 
 
 def _well_formed(path: Path, *, skip_malformed: bool) -> list[RegistryEntry]:
@@ -264,8 +279,9 @@ def _cells(entry: RegistryEntry) -> Sequence[str]:
 
 def _tell(problems: Iterable[Problem], path: Path) -> None:
     """Name what is malformed."""
-    problems = list(problems)
+    problems, name = list(problems), printable(str(path))
     for problem in problems[:PROBLEMS_SHOWN]:
-        print(f"MALFORMED  {path}{f', line {problem.line}' if problem.line else ''}: {printable(problem.message)}")
+        where = f", line {problem.line}" if problem.line else ""
+        print(f"MALFORMED  {name}{where}: {printable(problem.message)}")
     if len(problems) > PROBLEMS_SHOWN:
-        print(f"MALFORMED  {path}: {len(problems) - PROBLEMS_SHOWN:,} more")
+        print(f"MALFORMED  {name}: {len(problems) - PROBLEMS_SHOWN:,} more")

@@ -6,7 +6,7 @@ from fota_protocol.identity import McuidFormat
 
 from .entry import Problem, Registry, RegistryEntry, normal_mcuid
 from .lines import format_line
-from .sqlite import SQLITE_MAGIC, SqliteRegistry
+from .sqlite import BUSY_TIMEOUT, SQLITE_MAGIC, SqliteRegistry
 from .text import TextRegistry
 
 __all__ = [
@@ -24,21 +24,31 @@ __all__ = [
 _SQLITE_SUFFIXES = frozenset({".sqlite", ".sqlite3", ".db"})
 
 
-def open_registry(path: Path, *, mcuid_format: McuidFormat | None = None, may_be_missing: bool = False) -> Registry:
+def open_registry(
+    path: Path,
+    *,
+    mcuid_format: McuidFormat | None = None,
+    may_be_missing: bool = False,
+    read_only: bool = False,
+    busy_timeout_s: float = BUSY_TIMEOUT,
+) -> Registry:
     """Open the registry at `path`: SQLite by its content or, where there is no file yet, by its name.
 
     Lines of a text file whose MCUID has not `mcuid_format` are reported as malformed; None takes either format.
-    Raises `RegistryError` when it cannot be read, or when a text file is missing and may not be.
+    With `read_only`, nothing is made and nothing changed; `busy_timeout_s` is how long SQLite waits for another
+    process. Raises `RegistryError` when it cannot be read, or when a text file is missing and may not be.
     """
     if is_sqlite(path):
-        return SqliteRegistry(path)
+        return SqliteRegistry(path, read_only=read_only, busy_timeout_s=busy_timeout_s)
     return TextRegistry(path, mcuid_format=mcuid_format, may_be_missing=may_be_missing)
 
 
 def is_sqlite(path: Path) -> bool:
-    """Whether `path` is SQLite: by its content or, where there is no file yet, by its name."""
+    """Whether `path` is SQLite: by its content or, where there is none yet, by its name."""
     try:
         with path.open("rb") as file:
-            return file.read(len(SQLITE_MAGIC)) == SQLITE_MAGIC
+            if start := file.read(len(SQLITE_MAGIC)):
+                return start == SQLITE_MAGIC
     except OSError:
-        return path.suffix.lower() in _SQLITE_SUFFIXES
+        pass
+    return path.suffix.lower() in _SQLITE_SUFFIXES

@@ -72,8 +72,8 @@ class Registry(Protocol):
     def __iter__(self) -> Iterator[RegistryEntry]:
         """Every entry that is well-formed."""
 
-    def put(self, entries: Iterable[RegistryEntry]) -> None:
-        """Add devices or replace them, all or none; raises `RegistryError`."""
+    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> None:
+        """Add devices or replace them, all or none; without `replace`, none may be there. Raises `RegistryError`."""
 
     def remove(self, mcuids: Collection[str]) -> None:
         """Drop these devices, well-formed or not, all or none; unknown ones are none. Raises `RegistryError`."""

@@ -64,14 +64,19 @@ def read_lines(
     return Content(entries, tuple(problems), is_whole=bool(text.strip()) and not cut)
 
 
-def put_lines(text: bytes, entries: Iterable[RegistryEntry]) -> bytes:
-    """`text` with these devices added, or in place of the lines that they have; raises `RegistryError`."""
+def put_lines(text: bytes, entries: Iterable[RegistryEntry], *, replace: bool = True) -> bytes:
+    """`text` with these devices added, or in place of the lines that they have; raises `RegistryError`.
+
+    Without `replace`, a device that has a line already is an error.
+    """
     wanted = {entry.mcuid: entry for entry in entries}
     end = b"\r\n" if b"\r\n" in text else b"\n"
     lines = []
     for line in _lines(text):
         entry = wanted.pop(_mcuid_of(line), None)
         if entry is not None:
+            if not replace:
+                raise RegistryError(f"{entry.mcuid} is there already")
             _, mark, comment = line.partition(b"#")
             line = format_line(entry) + (b"  " + mark + comment if mark else b"")
         lines.append(line)

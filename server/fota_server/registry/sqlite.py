@@ -39,11 +39,15 @@ _COLUMNS: Final = "mcuid, filename, version, part, handshake, pack, once"
 
 
 class SqliteRegistry:
-    """A registry in an SQLite file, made where there is none; raises `RegistryError` when it cannot be used."""
+    """A registry in an SQLite file, made where there is none; raises `RegistryError` when it cannot be used.
 
-    def __init__(self, path: Path) -> None:
+    With `read_only` nothing is made and nothing changed. `busy_timeout_s` is how long another process's write is waited
+    for.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT) -> None:
         self._path = path
-        self._database = _open(path)
+        self._database = _open_read_only(path) if read_only else _open(path, busy_timeout_s)
         self._inode = _inode(path)
 
     @property
@@ -85,14 +89,19 @@ class SqliteRegistry:
     def __iter__(self) -> Iterator[RegistryEntry]:
         return (entry for _, entry in self._rows() if isinstance(entry, RegistryEntry))
 
-    def put(self, entries: Iterable[RegistryEntry]) -> None:
-        """Add devices or replace them, all or none; raises `RegistryError`."""
+    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> None:
+        """Add devices or replace them, all or none; without `replace`, none may be there. Raises `RegistryError`."""
         rows = [
             (e.mcuid, e.filename, e.version, e.part, e.handshake and e.handshake.value, int(e.pack), int(e.once))
             for e in entries
         ]
         lower = [(row[0].lower(),) for row in rows if row[0].lower() != row[0]]
         with self._change() as database:
+            if not replace:
+                for row in rows:
+                    query = "SELECT 1 FROM devices WHERE mcuid IN (?, ?)"
+                    if database.execute(query, (row[0], row[0].lower())).fetchone():
+                        raise RegistryError(f"{row[0]} is there already")
             database.executemany("DELETE FROM devices WHERE mcuid = ?", lower)
             database.executemany(f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)", rows)
 
@@ -117,7 +126,7 @@ class SqliteRegistry:
                 self._database.execute("ROLLBACK")
                 raise
             self._database.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeEncodeError) as error:  # a file name may hold bytes that are no text
             raise RegistryError(f"registry {self._path}: {error}") from error
 
     def _rows(self) -> Iterator[tuple[tuple[Any, ...], RegistryEntry | ValueError]]:
@@ -132,10 +141,26 @@ class SqliteRegistry:
             raise RegistryError(f"registry {self._path}: {error}") from error
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open_read_only(path: Path) -> sqlite3.Connection:
+    """The file as it is; raises `RegistryError`."""
+    uri = path.absolute().as_uri()
+    for mode in ("mode=ro", "mode=ro&immutable=1"):  # the latter where even a lock cannot be written
+        database = None
+        try:
+            database = sqlite3.connect(f"{uri}?{mode}", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+            database.execute(f"SELECT {_COLUMNS} FROM devices LIMIT 0")
+            return database
+        except sqlite3.Error as error:
+            if database is not None:
+                database.close()
+            trouble = error
+    raise RegistryError(f"registry {path}: {trouble}, expected an SQLite registry") from trouble
+
+
+def _open(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     """The file with its table; raises `RegistryError`."""
     try:
-        database = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        database = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise RegistryError(f"registry {path}: {error}, expected an SQLite file or a folder to make it in") from error
     try:

@@ -28,6 +28,11 @@ INLINE_SIZE: Final = 65_536
 SETTLE: Final = 1.0
 """Seconds that a file may look half written before it counts as meant."""
 
+LOCK_TIMEOUT: Final = 30.0
+"""Seconds that a change waits for another process's change of a registry in the same folder."""
+
+_LOCK_POLL: Final = 0.02
+
 _BREATH_S: Final = 0.001
 """Seconds that a reader beside the loop rests after every millisecond of work: it must not keep the interpreter."""
 
@@ -45,6 +50,8 @@ class TextRegistry:
         self._content = Content({}, (), is_whole=True)
         self._stamp: tuple[int, int, int] | None = None
         self._trouble: Problem | None = None
+        self._half: tuple[tuple[int, int, int], float] | None = None
+        """A content that looks half written, and when it was first seen, on the system's monotonic clock."""
         self._reading: Future[tuple[tuple[int, int, int], Content]] | None = None
         self._closed = False
         try:
@@ -77,14 +84,16 @@ class TextRegistry:
         return self._content.entries.get(mcuid)
 
     def __len__(self) -> int:
+        self._refresh()
         return len(self._content.entries)
 
     def __iter__(self) -> Iterator[RegistryEntry]:
+        self._refresh()
         return iter(tuple(self._content.entries.values()))
 
-    def put(self, entries: Iterable[RegistryEntry]) -> None:
+    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> None:
         """Add devices or replace their lines, all or none; every other line stays. Raises `RegistryError`."""
-        self._rewrite(lambda text: put_lines(text, entries))
+        self._rewrite(lambda text: put_lines(text, entries, replace=replace))
 
     def remove(self, mcuids: Collection[str]) -> None:
         """Drop the lines of these devices, all or none; every other line stays. Raises `RegistryError`."""
@@ -98,7 +107,7 @@ class TextRegistry:
         try:
             self._take_what_was_read()
             stamp = _stamp(self._path)
-            if stamp != self._stamp and self._reading is None:
+            if stamp != self._stamp and self._reading is None and not self._is_half(stamp):
                 if stamp[1] > INLINE_SIZE:
                     self._read_beside()
                 else:
@@ -109,10 +118,16 @@ class TextRegistry:
             self._trouble = Problem(0, f"cannot be read again ({reason}); what was read last is in force")
 
     def _accept(self, stamp: tuple[int, int, int], content: Content) -> None:
-        """Put `content` in force, unless it looks like half of what is being written."""
-        # The system's own clock: it made the stamp.
-        if content.is_whole or not self._content.entries or time.time() - stamp[0] / 1e9 > SETTLE:
-            self._stamp, self._content = stamp, content
+        """Put `content` in force, unless it looks like half of what is being written, and has not for long."""
+        now = time.monotonic()
+        if self._half is None or self._half[0] != stamp:
+            self._half = stamp, now
+        if content.is_whole or not self._content.entries or now - self._half[1] >= SETTLE:
+            self._stamp, self._content, self._half = stamp, content, None
+
+    def _is_half(self, stamp: tuple[int, int, int]) -> bool:
+        """Whether the file was seen to look half written a moment ago, and is the same: it need not be read again."""
+        return self._half is not None and self._half[0] == stamp and time.monotonic() - self._half[1] < SETTLE
 
     def _read(self, breathe: Callable[[], object] | None = None) -> tuple[tuple[int, int, int], Content]:
         stamp = _stamp(self._path)  # first: what changes from here on is seen the next time
@@ -162,11 +177,12 @@ class TextRegistry:
                     file.flush()
                     os.fsync(file.fileno())
                 temporary.replace(path)
-            self._stamp, self._content = self._read()
+            self._stamp = None  # whoever looks next reads it
         except OSError as error:
             raise RegistryError(f"cannot write registry {self._path}: {error.strerror}") from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
     def _unreadable(self, error: OSError) -> RegistryError:
         return RegistryError(
@@ -184,7 +200,15 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        limit = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > limit:
+                    raise RegistryError(f"{folder}: locked by another process for {LOCK_TIMEOUT:g} s") from None
+                time.sleep(_LOCK_POLL)
         yield
     finally:
         os.close(descriptor)

@@ -217,6 +217,20 @@ def test_a_file_that_is_being_written_is_not_in_force_yet(
     assert settled is None
 
 
+def test_a_time_in_the_future_puts_nothing_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks half written counts from when it was seen, not from what its time says."""
+    devices = registry(tmp_path, f"{SECOND},a.s19,16\n")
+    path = tmp_path / "devices2update.txt"
+    path.write_text(f"{FIRST},a.s19,16\nbad")
+    os.utime(path, (time.time() + 3600,) * 2)
+    at_first = devices.find(SECOND)
+    monkeypatch.setattr(text_module, "SETTLE", 0.05)
+    time.sleep(0.1)
+
+    assert at_first is not None
+    assert devices.find(SECOND) is None
+
+
 def test_writing_keeps_what_it_is_not_about(tmp_path: Path) -> None:
     """Comments, blank lines, order, malformed lines, line ends and the file's mode stay."""
     devices = registry(tmp_path, f"\ufeff# the lab\r\n\r\n{FIRST}, a.s19 , 16  # my desk\r\nbad\r\n{THIRD},c.s19,3")
