@@ -241,6 +241,17 @@ def test_answer_waits_for_the_flash_where_its_times_count(has_flash_times: bool,
     assert board.ready_at == pytest.approx(ready_at)
 
 
+def test_request_that_comes_while_the_flash_is_at_work_waits_for_it() -> None:
+    """Two erases take 28 ms, however close they come."""
+    board = make_board(is_held=True, has_flash_times=True)
+    board.power_on(0.0)
+    board.receive(b"\xfc" + ERASE, 1.0)
+
+    board.receive(ERASE, 1.001)
+
+    assert board.ready_at == pytest.approx(1.028)
+
+
 def test_changes_say_what_runs() -> None:
     """The event of an application has its CRC."""
     board = make_board(IMAGE)

@@ -5,7 +5,7 @@ from typing import Final
 import pytest
 
 import fota_fixtures
-from fota_protocol.device import DeviceTimings, Result
+from fota_protocol.device import DeviceTimings, Outcome, Result
 from fota_protocol.formats import load
 from fota_protocol.identity import Identification
 from fota_protocol.parts import part
@@ -20,7 +20,11 @@ IDENTIFICATION: Final = b"@%s#" % MCUID.encode()
 
 
 def device(
-    newline: Newline = Newline.NONE, *, boot_text: bytes = b"", policy: BootPolicy = BootPolicy.SEALED
+    newline: Newline = Newline.NONE,
+    *,
+    boot_text: bytes = b"",
+    policy: BootPolicy = BootPolicy.SEALED,
+    outcomes: list[Outcome] | None = None,
 ) -> FotaDevice:
     """A device that was reset at 0 s; it first pauses for 5 s, and waits 20 s for its server."""
     mcu = VirtualMcu(
@@ -30,7 +34,9 @@ def device(
         settings=BootloaderSettings(policy),
         timings=DeviceTimings(verdict=20.0, frame=20.0),
     )
-    return FotaDevice(mcu, boot_text=boot_text, newline=newline, retry_s=5.0)
+    return FotaDevice(
+        mcu, boot_text=boot_text, newline=newline, retry_s=5.0, on_outcome=([] if outcomes is None else outcomes).append
+    )
 
 
 def updated(found: FotaDevice) -> list[bytes]:
@@ -61,7 +67,8 @@ def test_boot_text_comes_before_the_identification() -> None:
 
 def test_refused_device_asks_again_after_a_pause_that_doubles() -> None:
     """Up to a limit, for ever; an update of its own would begin anew."""
-    found = device()
+    outcomes: list[Outcome] = []
+    found = device(outcomes=outcomes)
     found.start(0.0)
     now, pauses = 1.0, []
     for _ in range(9):
@@ -73,7 +80,7 @@ def test_refused_device_asks_again_after_a_pause_that_doubles() -> None:
         assert IDENTIFICATION == found.timeout(now)
 
     assert [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, LONGEST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE] == pauses
-    assert {Result.REFUSED} == {outcome.result for outcome in found.outcomes}
+    assert {Result.REFUSED} == {outcome.result for outcome in outcomes}
 
 
 def test_silent_server_is_asked_again() -> None:
@@ -88,20 +95,22 @@ def test_silent_server_is_asked_again() -> None:
 
 def test_text_of_a_relay_ends_the_session() -> None:
     """What is put in the place of a close is no frame; records that follow it are not heard."""
-    found = device()
+    outcomes: list[Outcome] = []
+    found = device(outcomes=outcomes)
     found.start(0.0)
     found.receive(b"@4#", 1.0)
 
     heard = found.receive(b"\r\nCLOSED\r\n", 2.0) + found.receive(IMAGE.records[0].encode(), 2.1)
 
     assert b"" == heard
-    assert [Result.FAILED] == [outcome.result for outcome in found.outcomes]
+    assert [Result.FAILED] == [outcome.result for outcome in outcomes]
     assert 7.0 == found.deadline
 
 
 def test_image_that_would_not_start_leads_back_to_the_bootloader() -> None:
     """The policy acks whatever comes, and its own test at a reset says no: it resets, and asks again."""
-    found = device(policy=BootPolicy.HOOK)
+    outcomes: list[Outcome] = []
+    found = device(policy=BootPolicy.HOOK, outcomes=outcomes)
     found.start(0.0)
     found.receive(b"@4#", 1.0)
     found.receive(IMAGE.records[1].encode(), 1.0)
@@ -109,4 +118,4 @@ def test_image_that_would_not_start_leads_back_to_the_bootloader() -> None:
     found.receive(b"@16##", 1.0)
 
     assert (Leave.RESET,) == found.events
-    assert [Result.UPDATED] == [outcome.result for outcome in found.outcomes]
+    assert [Result.UPDATED] == [outcome.result for outcome in outcomes]

@@ -5,6 +5,7 @@ from typing import Final
 
 import pytest
 
+from fota_protocol.an2295 import with_crc
 from fota_protocol.parts import part
 from fota_simulator.board.an2295 import An2295Slave, ident_of
 from fota_simulator.board.board import Changed, Condition, VirtualBoard
@@ -122,6 +123,37 @@ def test_plug_may_be_pulled_in_the_middle_of_an_answer() -> None:
     assert 110 == bench.wired.passed
     assert [Condition.BOOTLOADER, False] == bench.conditions()
     assert b"" == bench.heard(1, until=bench.now + 1000.0)
+
+
+def test_answer_that_the_plug_cut_off_is_not_heard_later() -> None:
+    """With the plug back, the line begins anew."""
+    bench = Bench(LineSettings(baud=9600))
+    bench.asked(b"\xfc", 1)
+    bench.asked(READ, 30)
+
+    bench.wired.obey(Unplug(0.01), bench.now)
+    late = bench.heard(1, until=bench.now + 10.0)
+
+    assert b"" == late
+    assert ACKED == bench.asked(ERASE, 3)
+
+
+def test_host_has_to_wait_for_a_board_that_has_much_to_say() -> None:
+    """Requests that make thirty times as many bytes of answers fill no memory, and all are answered."""
+    greedy = with_crc(bytes.fromhex("52 00 00 40 00 FF"))
+    bench = Bench(LineSettings(baud=9600))
+    bench.asked(b"\xfc", 1)
+    bench.wired.host_wrote(greedy * 512, bench.now)
+
+    heard = b""
+    for _ in range(45):  # 0.1 s each: until all requests could be through
+        bench.now += 0.1
+        heard += bench.wired.advance(bench.now)
+    could = bench.wired.can_take
+    heard += bench.heard(512 * 257 - len(heard))
+
+    assert not could
+    assert 512 * 257 == len(heard)
 
 
 def test_board_that_lives_off_its_plug_starts_anew_with_it() -> None:
