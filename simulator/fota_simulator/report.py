@@ -8,16 +8,24 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fota_protocol.device import Result
+
+from .durations import Bucket, Durations
+
+REPORT_VERSION: Final = 1
+"""Of the JSON form of a swarm's report: keys are only added within one version."""
 
 NOT_CONNECTED: Final = "connection"
 """The reason of a device that never reached its server; a connection that broke later is `connection lost`."""
 
 POWER_LOST: Final = "power lost"
 """Reason of a device whose supply failed."""
+
+STORM: Final = "storm"
+"""Reason of an attempt that ended when the whole fleet lost its connections."""
 
 BRICKED: Final = "bricked"
 """Reason of a device whose bootloader is damaged: it does nothing any more."""
@@ -84,6 +92,12 @@ class Sample:
     failed: int
     records: int
     """Acknowledged so far by all devices."""
+    p50_s: float = 0.0
+    """Of the updates so far, as are the next two; `Durations` says how exact they are."""
+    p90_s: float = 0.0
+    p99_s: float = 0.0
+    failed_attempts: Mapping[str, int] = field(default_factory=dict)
+    """How many attempts had failed or were not verified, by reason, whether the device tried again or not."""
 
     @property
     def done(self) -> int:
@@ -95,6 +109,8 @@ class Sample:
 class SwarmReport:
     """What came of a swarm. Percentiles are over the durations of successful updates, 0 where there was none."""
 
+    version: int = field(default=REPORT_VERSION, init=False)
+    """Of this shape."""
     count: int
     """Devices that were to run; fewer ended when the run was interrupted."""
     updated: int
@@ -119,6 +135,14 @@ class SwarmReport:
     timeline: tuple[Sample, ...]
     failures: Mapping[str, int]
     """How many devices failed or were not verified, by reason, the most frequent first."""
+    attempts: int
+    """Connections that were made or tried by the devices that ended."""
+    devices_by_attempts: Mapping[int, int]
+    """How many devices took so many attempts."""
+    failed_attempts: Mapping[str, int]
+    """How many attempts failed or were not verified, by reason, whether the device tried again or not."""
+    histogram: tuple[Bucket, ...]
+    """Durations of successful updates, in buckets that are the same in every run."""
     devices: tuple[McuReport, ...]
     """In the order of the plans."""
 
@@ -133,14 +157,19 @@ class SwarmReport:
         records: int,
         programmed_bytes: int,
         rss_bytes: int,
+        failed_attempts: Mapping[str, int] | None = None,
     ) -> "SwarmReport":
-        """Add up the reports of the devices that ended; `records` and bytes are of all attempts."""
+        """Add up the reports of the devices that ended; `records` and bytes are of all attempts.
+
+        Without `failed_attempts`, the last one of each device is taken for all that failed.
+        """
         results = Counter(device.result for device in devices)
         updated = [device for device in devices if device.result == Result.UPDATED.value]
         not_verified = sum(device.verified is False for device in updated)
         durations = sorted(device.duration_s for device in updated)
         failures = Counter(device.reason for device in devices if device.reason is not None)
         failures[NOT_VERIFIED] = not_verified
+        attempts = Counter(device.attempts for device in devices)
         return cls(
             count=count,
             updated=len(updated),
@@ -159,7 +188,11 @@ class SwarmReport:
             max_s=durations[-1] if durations else 0.0,
             rss_bytes=rss_bytes,
             timeline=tuple(timeline),
-            failures={reason: number for reason, number in failures.most_common() if number},
+            failures=_most_frequent_first(failures),
+            attempts=sum(number * count for number, count in attempts.items()),
+            devices_by_attempts=dict(sorted(attempts.items())),
+            failed_attempts=_most_frequent_first(failures if failed_attempts is None else failed_attempts),
+            histogram=Durations(durations).buckets(),
             devices=tuple(devices),
         )
 
@@ -168,9 +201,21 @@ class SwarmReport:
         """Every device ended as it should: updated and not found to differ from its image, or refused as a stranger."""
         return len(self.devices) == self.count and all(device.ok for device in self.devices)
 
+    def update_durations(self) -> list[float]:
+        """Seconds that each successful update took, ascending; ends of buckets where not every device has a row."""
+        found = [device.duration_s for device in self.devices if device.result == Result.UPDATED.value]
+        if len(found) != self.updated:
+            found = [min(self.max_s, bucket.to_s) for bucket in self.histogram for _ in range(bucket.count)]
+        return sorted(found)
+
     def as_json(self) -> dict[str, Any]:
         """The report as JSON has it, keyed by the fields' names; devices and timeline are lists of objects."""
-        return dataclasses.asdict(self)
+        by_attempts = {str(number): count for number, count in self.devices_by_attempts.items()}
+        return dataclasses.asdict(self) | {"devices_by_attempts": by_attempts}
+
+
+def _most_frequent_first(reasons: Mapping[str, int]) -> dict[str, int]:
+    return {reason: number for reason, number in Counter(reasons).most_common() if number}
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float:

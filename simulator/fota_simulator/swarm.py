@@ -27,10 +27,21 @@ from .attempt import Attempt, TroubledAttempt
 from .behaviour import ALL_AT_ONCE, PLAIN, Arrivals, Behaviour, RetryOn
 from .boot import STANDARD_BOOTLOADER, BootloaderSettings
 from .device_file import SUFFIX, SavedDevice, save
+from .durations import Durations
 from .errors import DeviceFileError
 from .flash import Flash
 from .mcu import McuShare, VirtualMcu
-from .report import BRICKED, NOT_CONNECTED, NOT_SAVED, McuReport, Sample, SwarmReport
+from .report import (
+    BRICKED,
+    NOT_CONNECTED,
+    NOT_SAVED,
+    NOT_VERIFIED,
+    POWER_LOST,
+    STORM,
+    McuReport,
+    Sample,
+    SwarmReport,
+)
 
 CONNECTS_AT_ONCE: Final = 100
 """Connections that are being made at the same time: fewer than the shortest listen backlog in use (128)."""
@@ -174,6 +185,8 @@ class _Swarm:
         """Connections that a power cut left behind; the server ends them."""
         self._reports: dict[int, McuReport] = {}
         self._results: Counter[str] = Counter()
+        self._failed_attempts: Counter[str] = Counter()
+        self._durations = Durations()
         self._records = 0
         self._programmed_bytes = 0
         self._timeline: list[Sample] = []
@@ -210,6 +223,7 @@ class _Swarm:
         await asyncio.sleep(max(0.0, at_s - self.now()))
         for attempt in tuple(self._live):
             self._finish_attempt(attempt, "everybody lost the connection", RESUMED)
+            self._failed_attempts[STORM] += 1
             self._queue.put_nowait(attempt.number)
             attempt.reset()
 
@@ -285,6 +299,8 @@ class _Swarm:
         report = self._finish_attempt(attempt, trouble, reason)
         if report is None:
             return
+        if report.reason is not None:
+            self._failed_attempts[report.reason] += 1
         number, device = attempt.number, self._devices[attempt.number]
         retry = self._behaviour.retry
         may_retry = reason != BRICKED and report.result != Result.UPDATED.value and not device.plan.is_stranger
@@ -300,6 +316,7 @@ class _Swarm:
     def _power_lost(self, attempt: Attempt, off_s: float) -> None:
         """A device fell silent in mid-update; it comes again when its power does."""
         self._finish_attempt(attempt, "the supply failed", RESUMED)
+        self._failed_attempts[POWER_LOST] += 1
         self._silent[attempt] = None
         self.loop.call_later(off_s, self._queue.put_nowait, attempt.number)
 
@@ -330,9 +347,14 @@ class _Swarm:
         """A device is through."""
         if (unsaved := self._save(device)) is not None:
             report = dataclasses.replace(report, result=Result.FAILED.value, reason=NOT_SAVED, detail=unsaved)
+            self._failed_attempts[NOT_SAVED] += 1
         del self._devices[number]
         self._reports[number] = report
         self._results[report.result] += 1
+        if report.result == Result.UPDATED.value:
+            self._durations.add(report.duration_s)
+            if report.verified is False:
+                self._failed_attempts[NOT_VERIFIED] += 1
         if device.plan.mcuid in self._keep:
             device.mcu.flash.settle()
             self.kept[device.plan.mcuid] = device.mcu.flash
@@ -366,6 +388,7 @@ class _Swarm:
     def sample(self) -> Sample:
         """The run at this moment."""
         under_way = sum(attempt.session.records for attempt in self._live)
+        p50_s, p90_s, p99_s = self._durations.percentiles((50, 90, 99))
         return Sample(
             time_s=self.now(),
             waiting=len(self._plans) - len(self._reports) - len(self._live),
@@ -374,6 +397,10 @@ class _Swarm:
             refused=self._results[Result.REFUSED.value],
             failed=self._results[Result.FAILED.value],
             records=self._records + under_way,
+            p50_s=p50_s,
+            p90_s=p90_s,
+            p99_s=p99_s,
+            failed_attempts=dict(self._failed_attempts),
         )
 
     def close(self) -> None:
@@ -398,6 +425,7 @@ class _Swarm:
             records=self._records,
             programmed_bytes=self._programmed_bytes,
             rss_bytes=resident_bytes(),
+            failed_attempts=self._failed_attempts,
         )
 
 

@@ -334,4 +334,8 @@ def test_reports_are_json(loop: Loop) -> None:
         "refused",
         "failed",
         "records",
+        "p50_s",
+        "p90_s",
+        "p99_s",
+        "failed_attempts",
     }

@@ -11,7 +11,7 @@ from html import escape
 from itertools import pairwise
 from typing import Final
 
-from fota_simulator.report import Sample
+from fota_simulator.report import Sample, percentile
 
 from ..flash_map import FlashPicture, svg_cells
 
@@ -37,6 +37,12 @@ RATES: Final = 120
 BINS: Final = 24
 """Bars of a histogram."""
 
+WIDE: Final = 30.0
+"""How many times the smallest duration the longest is where an axis becomes logarithmic."""
+
+CURVE_POINTS: Final = 200
+"""Points of a percentile curve."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bar:
@@ -61,11 +67,7 @@ def nice_ticks(highest: float, wanted: int = 5, lowest: float = 0.0) -> list[flo
 
 def fleet_over_time(timeline: Sequence[Sample]) -> str:
     """Devices by state as stacked areas, and the records per second as a line on an axis of its own."""
-    rates = [
-        ((before.time_s + after.time_s) / 2, (after.records - before.records) / (after.time_s - before.time_s))
-        for before, after in pairwise(timeline[:: max(1, len(timeline) // RATES)])
-        if after.time_s - before.time_s >= SHORTEST_STEP_S
-    ]
+    rates = _rates(timeline, lambda sample: sample.records)
     total = max((sum(count(sample) for _, count in STATES.values()) for sample in timeline), default=0)
     times = nice_ticks(max((sample.time_s for sample in timeline), default=0.0))
     devices = nice_ticks(max(total, 1))
@@ -93,25 +95,77 @@ def fleet_over_time(timeline: Sequence[Sample]) -> str:
     return _svg("fleet", HEIGHT, "devices by state and records per second over time", parts)
 
 
+def rates_over_time(timeline: Sequence[Sample]) -> str:
+    """Updates per second, and attempts that failed per second, as lines."""
+    lines = {
+        "pace": ("updates/s", _rates(timeline, lambda sample: sample.updated)),
+        "trouble": ("failed attempts/s", _rates(timeline, lambda sample: sum(sample.failed_attempts.values()))),
+    }
+    times = nice_ticks(max((sample.time_s for sample in timeline), default=0.0))
+    end_s = max((sample.time_s for sample in timeline), default=0.0) or times[-1]
+    heights = nice_ticks(max((rate for _, line in lines.values() for _, rate in line), default=1.0))
+    x = _scale(0.0, end_s, _LEFT, WIDTH - 20)
+    y = _scale(0.0, heights[-1], HEIGHT - _BOTTOM, _TOP)
+    parts = [
+        _axes(x, [t for t in times if t <= end_s], "time, s", WIDTH - 20),
+        _left_axis(y, heights, "per second", WIDTH - 20),
+    ]
+    parts += [
+        f'<polyline class="{style}" points="{_points([(x(time_s), y(rate)) for time_s, rate in line])}">'
+        f"{_title(name)}</polyline>"
+        for style, (name, line) in lines.items()
+    ]
+    return _svg("rates", HEIGHT, "updates and failed attempts per second over time", parts)
+
+
+def percentile_curve(values: Sequence[float]) -> str:
+    """Which duration in seconds how many updates did not exceed; the nearer to all, the more room they have."""
+    ascending = sorted(values)
+    low, high = (ascending[0], ascending[-1]) if ascending else (0.0, 1.0)
+    warp, ticks = _duration_axis(low, high, lowest=0.0)
+    nines = max(1.0, math.log10(2 * max(1, len(ascending))))  # 1 is 90 %, 2 is 99 %; so far that the longest is shown
+    x = _scale(0.0, nines, _LEFT, WIDTH - 20)
+    y = _scale(warp(ticks[0]), warp(ticks[-1]), HEIGHT - _BOTTOM, _TOP)
+    parts = [
+        _axes(x, [], "updates that took no longer", WIDTH - 20),
+        _left_axis(lambda tick: y(warp(tick)), ticks, "duration, s", WIDTH - 20),
+    ]
+    floor = HEIGHT - _BOTTOM
+    for percent in (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999):
+        at = x(-math.log10(1.0 - percent / 100.0))
+        if at <= WIDTH - 20:
+            parts.append(f'<line class="grid" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{floor}"/>')
+            parts.append(_text(at, floor + 20, f"{percent:g}%", "middle"))
+    if ascending:
+        steps = [number * nines / CURVE_POINTS for number in range(CURVE_POINTS + 1)]
+        line = [(x(step), y(warp(percentile(ascending, 100.0 * (1.0 - 10.0**-step))))) for step in steps]
+        parts.append(f'<polyline class="rate" points="{_points(line)}">{_title("duration by percentile")}</polyline>')
+    return _svg("percentiles", HEIGHT, "duration of updates by percentile", parts)
+
+
 def histogram(values: Sequence[float], marks: Mapping[str, float]) -> str:
     """How often which duration in seconds occurred, with `marks` (a percentile's name to its value) as lines."""
-    ticks = nice_ticks(max(values, default=1.0), lowest=min(values, default=0.0))
-    low, high = ticks[0], ticks[-1]
+    smallest = min(values, default=0.0)
+    warp, ticks = _duration_axis(smallest, max(values, default=1.0), lowest=smallest)
+    low, high = warp(ticks[0]), warp(ticks[-1])
+    edges = _edges(ticks, BINS, warp)
     counts = [0] * BINS
     for value in values:
-        counts[min(BINS - 1, int((value - low) / (high - low) * BINS))] += 1
+        counts[max(0, min(BINS - 1, int((warp(value) - low) / (high - low) * BINS)))] += 1
     heights = nice_ticks(max(max(counts), 1))
-    x = _scale(low, high, _LEFT, WIDTH - 20)
+    scale = _scale(low, high, _LEFT, WIDTH - 20)
     y = _scale(0.0, heights[-1], HEIGHT - _BOTTOM, _TOP + 16)
-    width = (high - low) / BINS
     parts = []
-    for number, count in enumerate(counts):
+
+    def x(value: float) -> float:
+        return scale(warp(value))
+
+    for (start, end), count in zip(pairwise(edges), counts, strict=True):
         if count:
-            start = low + number * width
             parts.append(
                 f'<rect class="connected" x="{x(start):.1f}" y="{y(count):.1f}" '
-                f'width="{x(start + width) - x(start) - 1:.1f}" height="{y(0) - y(count):.1f}">'
-                f"{_title(f'{count} updates took {start:.2f} s to {start + width:.2f} s')}</rect>"
+                f'width="{x(end) - x(start) - 1:.1f}" height="{y(0) - y(count):.1f}">'
+                f"{_title(f'{count} updates took {start:.2f} s to {end:.2f} s')}</rect>"
             )
     placed = -math.inf
     row = 0
@@ -128,19 +182,19 @@ def histogram(values: Sequence[float], marks: Mapping[str, float]) -> str:
     return _svg("durations", HEIGHT, "distribution of update durations", parts)
 
 
-def bars(rows: Sequence[Bar]) -> str:
+def bars(rows: Sequence[Bar], name: str = "outcomes", label: str = "devices by outcome") -> str:
     """One horizontal bar a row, to scale, with its label above and its number behind."""
     highest = max((row.count for row in rows), default=0) or 1
     x = _scale(0, highest, 0.0, WIDTH - 90)
     parts = []
-    for number, row in enumerate(rows):
-        top = number * 44.0
+    for position, row in enumerate(rows):
+        top = position * 44.0
         width = x(row.count)
         parts.append(_text(0, top + 14, row.label, "start"))
         if row.count:
             parts.append(f'<rect class="{row.style}" x="0" y="{top + 20:.1f}" width="{width:.1f}" height="14"/>')
         parts.append(_text(width + 8 if row.count else 0, top + 32, f"{row.count:,}", "start"))
-    return _svg("outcomes", max(44.0 * len(rows), 44.0), "devices by outcome", parts)
+    return _svg(name, max(44.0 * len(rows), 44.0), label, parts)
 
 
 def flash_map(picture: FlashPicture) -> str:
@@ -158,6 +212,34 @@ def legend(entries: Mapping[str, str]) -> str:
 Scale = Callable[[float], float]
 
 
+def _rates(timeline: Sequence[Sample], count: Callable[[Sample], int]) -> list[tuple[float, float]]:
+    """Moments, and how much of something there was per second around them."""
+    return [
+        ((before.time_s + after.time_s) / 2, (count(after) - count(before)) / (after.time_s - before.time_s))
+        for before, after in pairwise(timeline[:: max(1, len(timeline) // RATES)])
+        if after.time_s - before.time_s >= SHORTEST_STEP_S
+    ]
+
+
+def _duration_axis(smallest: float, longest: float, *, lowest: float) -> tuple[Scale, list[float]]:
+    """How an axis of durations bends, and its ticks: logarithmic where they lie far apart, else from `lowest` on."""
+    if not 0.0 < smallest * WIDE <= longest:
+        return float, nice_ticks(longest, lowest=lowest)
+    first, last = math.floor(math.log10(smallest)), math.ceil(math.log10(longest))
+    factors = (1, 2, 5) if last - first <= 2 else (1,)
+    ticks = [round(factor * 10.0**power, 12) for power in range(first, last + 1) for factor in factors]
+    start = max(tick for tick in ticks if tick <= smallest)
+    end = min(tick for tick in ticks if tick >= longest)
+    return math.log10, [tick for tick in ticks if start <= tick <= end]
+
+
+def _edges(ticks: Sequence[float], bins: int, warp: Scale) -> list[float]:
+    """Where bins begin and end that are equally wide on an axis."""
+    low, high = warp(ticks[0]), warp(ticks[-1])
+    places = [low + number * (high - low) / bins for number in range(bins + 1)]
+    return [10.0**place for place in places] if warp is math.log10 else places
+
+
 def _scale(low: float, high: float, start: float, end: float) -> Scale:
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
@@ -172,7 +254,7 @@ def _svg(name: str, height: float, label: str, parts: Sequence[str]) -> str:
 def _axes(x: Scale, ticks: Sequence[float], label: str, right: float = WIDTH - _RIGHT) -> str:
     floor = HEIGHT - _BOTTOM
     drawn = [f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{floor}" y2="{floor}"/>']
-    drawn += [_text(x(tick), floor + 17, f"{tick:g}", "middle") for tick in ticks]
+    drawn += [_text(x(tick), floor + 20, f"{tick:g}", "middle") for tick in ticks]
     drawn.append(_text((_LEFT + right) / 2, HEIGHT - 6, label, "middle"))
     return "".join(drawn)
 

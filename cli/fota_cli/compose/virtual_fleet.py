@@ -78,10 +78,12 @@ def run_virtual(
     settings: BootloaderSettings = STANDARD_BOOTLOADER,
     on_progress: Callable[[Sample], None] | None = None,
     on_chunk: Tracer | None = None,
+    stop: asyncio.Event | None = None,
 ) -> VirtualRun:
     """Update `plans` in virtual time; files of `served` are dealt out in turn, strangers get none.
 
-    `folder` is new, and holds registry, firmware, logs and journal afterwards.
+    `folder` is new, and holds registry, firmware, logs and journal afterwards. Setting `stop` ends the run early: the
+    report has only the devices that had ended.
     """
     firmware = folder / "firmware"
     firmware.mkdir()
@@ -117,6 +119,7 @@ def run_virtual(
                 settings=settings,
                 on_progress=on_progress,
                 on_chunk=on_chunk,
+                stop=stop,
             )
         return report
 
