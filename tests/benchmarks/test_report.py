@@ -184,7 +184,7 @@ def test_memory_of_a_few_connections_is_not_told() -> None:
 
 
 def test_markdown_has_chart_tables_and_goals() -> None:
-    """Every row of the pairs, of the goals, of the readers and of runs at scale is in the section, and the chart is shown."""
+    """Every row of pairs, goals, readers and runs at scale is in the section, and the chart is shown."""
     lines = markdown(a_run(1, 1_000)).splitlines()
 
     rows = [line for line in lines if line.startswith("| ") and not line.startswith("| ---")]

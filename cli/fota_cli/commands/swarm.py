@@ -7,9 +7,12 @@ devices run in virtual time, and nothing else is needed: minutes pass in seconds
   fota swarm --server 127.0.0.1:4000 --count 1000 --first-mcuid 0001000000000000000000000 --image app.s19
   fota swarm --server 127.0.0.1:4000 --count 5000 --ramp 500/s --retries 3 --faults faults.toml --json report.json
   fota swarm --virtual --count 100 --link gprs --seed 7 --trace run.trace
+  fota swarm --virtual --count 100 --retries 3 --faults faults.toml --slo 'p99<60s' --slo 'failed<1%' --html report.html
+  fota swarm --server 127.0.0.1:4000 --registry registry.sqlite --firmware bin --local-workers 8 --source-ip 127.0.0.2-9
 
-Exit code 0 if all were updated (and verified where that could be told), 1 if not, 130 if interrupted by Ctrl-C, after
-a report of what was done so far.
+Exit code 0 if all were updated (and verified where that could be told) and every --slo holds, 1 if not, 4 if a worker
+was lost and that makes the run invalid (--on-worker-loss), 130 if interrupted by Ctrl-C, after a report of what was
+done so far.
 """
 
 import argparse
@@ -21,8 +24,10 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from fota_protocol.formats import load as load_image
@@ -45,9 +50,11 @@ from ..choices import one_of
 from ..compose.virtual_fleet import Served, run_virtual, virtual_image
 from ..device_options import add_device_options, identification, part_named, server_address, timings
 from ..errors import UsageError
-from ..files import check_writable, read_bytes, read_image, write_json
+from ..files import check_writable, read_bytes, read_image
 from ..fleet_options import add_fleet_options, arrivals, behaviour
-from ..progress import FleetProgress, summary
+from ..fleet_report import add_report_options, check_report_options, schema, write_reports
+from ..fleet_shards import ShardedReport, ShardSettings, add_shard_options, check_devices, shard_settings
+from ..progress import FleetProgress
 
 FIRST_MCUID: Final = "0001000000000000000000000"
 RESERVED_DESCRIPTORS: Final = 64
@@ -79,6 +86,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of devices that the server does not know (default: 0)",
     )
     add_fleet_options(parser)
+    add_shard_options(parser)
     add("--virtual", action="store_true", help="a server of its own, in virtual time; without --image a 16 KiB image")
     add(
         "--handshake",
@@ -88,42 +96,45 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--pack", action="store_true", help="the virtual server sends few long records")
     add("--trace", type=Path, metavar="FILE", help="write what passed between server and devices, with times")
-    add("--json", type=Path, metavar="FILE", help="write the report as JSON; - for standard output")
+    add_report_options(parser)
     add("--plain", action="store_true", help="lines instead of a live view")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the devices; returns the exit code."""
-    check_writable(args.json)
+    if args.schema:
+        print(schema(), end="")
+        return exit_codes.OK
+    check_report_options(args)
     check_writable(args.trace)
     if not 0 <= args.unknown < 1:
         raise UsageError(f"unknown {args.unknown:g}, expected a share from 0 to less than 1")
+    spread = shard_settings(args)
+    report: SwarmReport
     with contextlib.ExitStack() as stack:
         on_chunk = None if args.trace is None else stack.enter_context(_tracing(args.trace))
         if args.virtual:
             report, interrupted = _run_virtual(args, on_chunk)
+        elif spread is not None:
+            report, interrupted = _run_sharded(args, spread)
         else:
             report, interrupted = _run_real(args, on_chunk)
-    if args.json is not None:
-        write_json(args.json, report.as_json())
-    if str(args.json) != "-":
-        print(summary(report))
+    good = write_reports(args, report, interrupted=interrupted)
     if interrupted:
         ended = report.updated + report.refused + report.failed
         print(f"fota: interrupted, {report.count - ended} devices had not ended", file=sys.stderr)
         return exit_codes.INTERRUPTED
-    if not report.ok:
+    if isinstance(report, ShardedReport) and report.trouble is not None:
+        print(f"fota: {report.trouble}", file=sys.stderr)
+        return report.exit_code
+    if not good:
         print(f"fota: to repeat what chance did: --seed {args.seed}", file=sys.stderr)
-    return exit_codes.OK if report.ok else exit_codes.FAILED
+    return exit_codes.OK if good else exit_codes.FAILED
 
 
 def _run_real(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmReport, bool]:
     """Run against a server; returns the report, and whether it was interrupted."""
-    if args.server is None:
-        raise UsageError("which server? Say --server HOST:PORT, or --virtual")
-    if args.handshake is not None or args.pack:
-        raise UsageError("--handshake and --pack: expected with --virtual; a real server decides by itself")
-    host, port = server_address(args.server)
+    host, port = _real_server(args)
     if not args.registry:
         _check_room(args.count or 0)  # before so many plans are made
     plans = _with_strangers(_from_registry(args) if args.registry else _numbered(args, _images(args)), args.unknown)
@@ -157,8 +168,41 @@ def _run_real(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmR
         return run_loop(run_all(progress))
 
 
+def _run_sharded(args: argparse.Namespace, spread: ShardSettings) -> tuple[SwarmReport, bool]:
+    """Run against a server from worker processes; returns the report, and whether it was interrupted."""
+    from ..compose.shards import run_sharded  # of the extra `swarm`, which nobody else needs
+
+    host, port = _real_server(args)
+    check_devices(args.count or 0)  # before so many plans are made
+    plans = _with_strangers(_from_registry(args) if args.registry else _numbered(args, _images(args)), args.unknown)
+    check_devices(len(plans))
+    with FleetProgress(len(plans), args.plain) as progress:
+        return run_sharded(
+            spread,
+            host,
+            port,
+            plans,
+            timings=timings(args.timeout),
+            arrivals=arrivals(args),
+            behaviour=behaviour(args),
+            bootloader=BootloaderSettings(args.policy),
+            source_addresses=args.source_ip or (),
+            on_progress=progress.update,
+            tell=lambda what: print(f"fota: {what}", file=sys.stderr, flush=True),
+        )
+
+
+def _real_server(args: argparse.Namespace) -> tuple[str, int]:
+    """The address of the server; raises `UsageError`, also for options that only a virtual one has."""
+    if args.server is None:
+        raise UsageError("which server? Say --server HOST:PORT, or --virtual")
+    if args.handshake is not None or args.pack:
+        raise UsageError("--handshake and --pack: expected with --virtual; a real server decides by itself")
+    return server_address(args.server)
+
+
 def _run_virtual(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmReport, bool]:
-    """Run server and devices in virtual time; returns the report, and that it was not interrupted."""
+    """Run server and devices in virtual time; returns the report, and whether it was interrupted."""
     for name, value in (
         ("--server", args.server),
         ("--registry", args.registry),
@@ -175,8 +219,10 @@ def _run_virtual(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[Swa
         raise UsageError(f"{len(served)} images, expected at most 255")
     plans = _with_strangers(_numbered(args, images), args.unknown)
     how = behaviour(args)
+    stop = asyncio.Event()
     with (
         tempfile.TemporaryDirectory(prefix="fota-virtual-") as folder,
+        _stopped_by_interrupt(stop),
         FleetProgress(len(plans), args.plain) as progress,
     ):
         done = run_virtual(
@@ -193,8 +239,27 @@ def _run_virtual(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[Swa
             settings=BootloaderSettings(args.policy),
             on_progress=progress.update,
             on_chunk=on_chunk,
+            stop=stop,
         )
-    return done.report, False
+    return done.report, stop.is_set()
+
+
+@contextlib.contextmanager
+def _stopped_by_interrupt(stop: asyncio.Event) -> Iterator[None]:
+    """Ctrl-C sets `stop` instead of ending whatever is under way; a second one ends it as ever."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_interrupt(_: int, __: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        stop.set()  # in the loop's own thread, and a simulated loop never sleeps: nothing need wake it
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
