@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "image": "check a firmware file, seal it, pack it, convert it",
     "flash": "look at a flash, compare two, convert a dump",
     "powercut": "cut a virtual K60's power at every moment of an update",
+    "board": "be a virtual K60 on a pseudo terminal",
+    "hil": "real boards: carry their bytes, program their flash",
     "conformance": "judge a server or a device",
     "completion": "print a completion script for your shell",
 }
@@ -37,6 +39,9 @@ EXTRA_OF_MODULE: Final = {
     "allure": "conformance",
     "allure_commons": "conformance",
     "serial": "hil",
+    "dask": "swarm",
+    "distributed": "swarm",
+    "hdrh": "swarm",
 }
 """Which extra brings a third-party module that the base install lacks."""
 

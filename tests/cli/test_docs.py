@@ -86,6 +86,8 @@ def test_readme_begins_with_the_two_commands() -> None:
         ("mcu", "docs/simulator.md", "## One device"),
         ("swarm", "docs/simulator.md", "## Thousands"),
         ("powercut", "docs/powercut.md", "## Options"),
+        ("hil program", "docs/programmer.md", "## Options"),
+        ("hil relay", "docs/bench.md", "## Options of relay"),
         ("flash show", "docs/flash.md", "### Options of show"),
         ("flash diff", "docs/flash.md", "### Options of diff"),
         ("flash dump", "docs/flash.md", "### Options of dump"),

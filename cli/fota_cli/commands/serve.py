@@ -142,7 +142,8 @@ def run(args: argparse.Namespace) -> int:
         line = readiness(ready)
         if args.ready_file is not None:
             write_ready_file(args.ready_file, line)
-        print(line, flush=True)
+        sys.stdout.write(f"{line}\n")  # in one piece, whatever else is written to the same pipe
+        sys.stdout.flush()
 
     try:
         settings = (load_settings(args.config) if args.config else Settings()).changed(named)

@@ -1,0 +1,1 @@
+"""The actions of `fota hil`, one module each."""

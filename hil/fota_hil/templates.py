@@ -1,0 +1,202 @@
+"""Hands at a board: commands that press its buttons or switch its power, and a person where there is no command.
+
+A command template is split into words as a shell would, and only then are `{port}`, `{baud}` and `{mcuid}` replaced in
+each word; no shell sees it, so nothing that a placeholder stands for can become a command. It has a time limit, its
+exit code counts, and one that takes too long is killed with all that it started.
+
+Theory of operation. The stock bootloader looks at a pin in each reset: SW1 held leads to it, SW1 let go to the
+application. So `enter` is to hold the button, `reset` or `power` to restart the board, and `leave` to let it go before
+the bootloader is asked to quit, which resets it. Who has no commands is asked; who may not be asked has to have had the
+board in its bootloader before.
+"""
+
+import contextlib
+import enum
+import os
+import re
+import shlex
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import IO, Final
+
+from .errors import BoardError, BoardFault, HandNeeded, TemplateError
+
+COMMAND_TIMEOUT: Final = 60.0
+"""Seconds that a command may take."""
+
+KEPT_OUTPUT: Final = 400
+"""Bytes of a command's output that are shown when it fails."""
+
+PLACEHOLDERS: Final = frozenset({"port", "baud", "mcuid"})
+"""What may stand between braces in a template."""
+
+_PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_]\w*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A command with placeholders, in words."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Template":
+        """Split a command line; raises `TemplateError`."""
+        try:
+            words = tuple(shlex.split(text))
+        except ValueError as error:
+            raise TemplateError(f"command {text!r}: {error}") from error
+        if not words:
+            raise TemplateError("an empty command, expected a program and its arguments")
+        unknown = {name for word in words for name in _PLACEHOLDER.findall(word)} - PLACEHOLDERS
+        if unknown:
+            known = ", ".join(f"{{{name}}}" for name in sorted(PLACEHOLDERS))
+            raise TemplateError(f"command {text!r}: {{{min(unknown)}}}, expected one of {known}")
+        return cls(words)
+
+    def filled(self, values: Mapping[str, str]) -> list[str]:
+        """The words with `values` in their places."""
+        return [_PLACEHOLDER.sub(lambda match: values.get(match[1], ""), word) for word in self.words]
+
+    def run(self, values: Mapping[str, str], timeout_s: float = COMMAND_TIMEOUT) -> None:
+        """Run it to its end; raises `TemplateError` unless it ends in time with exit code 0."""
+        words = self.filled(values)
+        shown = shlex.join(words)
+        with tempfile.TemporaryFile() as output:
+            try:
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else str(error)
+                raise TemplateError(f"cannot run {shown}: {reason}") from error
+            try:
+                code = process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                raise TemplateError(f"{shown} did not end within {timeout_s:g} s{_tail(output)}") from None
+            finally:
+                if process.poll() is None:
+                    _end(process)
+            if code:
+                how = f"exit code {code}" if code > 0 else f"signal {-code}"
+                raise TemplateError(f"{shown} failed, {how}{_tail(output)}")
+
+
+class Act(enum.Enum):
+    """What can be done at a board."""
+
+    ENTER = "enter"
+    """Hold what leads to the bootloader at the next reset."""
+    RESET = "reset"
+    POWER = "power"
+    """Off, and on again."""
+    LEAVE = "leave"
+    """Let go what ENTER holds."""
+
+
+class Hands:
+    """Does what has to be done at a board, by commands or by a person.
+
+    `tell` shows a line to whoever watches; `wait` asks a person to press Enter, None if nobody may be asked.
+    """
+
+    def __init__(
+        self,
+        commands: Mapping[Act, Template],
+        values: Mapping[str, str],
+        *,
+        tell: Callable[[str], None],
+        wait: Callable[[str], None] | None,
+        timeout_s: float = COMMAND_TIMEOUT,
+    ) -> None:
+        self.person_entered = False
+        """Whether a person was asked to bring the board into its bootloader: the button may still be held."""
+        self._commands = commands
+        self._values = values
+        self._tell = tell
+        self._wait = wait
+        self._timeout = timeout_s
+        self._means = [act for act in (Act.RESET, Act.POWER) if act in commands]
+
+    def has(self, act: Act) -> bool:
+        """Whether there is a command for it."""
+        return act in self._commands
+
+    def enter(self) -> None:
+        """Before anything else: hold the button, and restart the board, by those commands that there are."""
+        if Act.ENTER in self._commands:
+            self._run(Act.ENTER)
+        if self._means:
+            self._run(self._means[0])
+
+    def help_silent(self) -> bool:
+        """The board does not answer: switch its power if that can be done, else ask a person to reset it.
+
+        Returns whether there was anything to do.
+        """
+        if Act.POWER in self._commands and Act.RESET in self._commands:
+            self._run(Act.POWER)
+            return True
+        if not self._commands and self._wait is not None:
+            self.person_entered = True
+            self._tell("no bootloader answers: hold SW1, press reset, let both go; waiting for the board")
+            return True
+        return False
+
+    def revive(self, connect: Callable[[], object]) -> bool:
+        """Restart a board that fell silent in mid-update, by each command once, until `connect` reaches it.
+
+        Returns whether it did; another board is nobody to go on with, and raises.
+        """
+        while self._means:
+            self._run(self._means.pop(0))
+            try:
+                connect()
+            except BoardError as error:
+                if error.fault is BoardFault.OTHER_BOARD:
+                    raise
+                self._tell(f"still silent: {error}")
+            else:
+                return True
+        return False
+
+    def leave(self) -> None:
+        """Let go of the button, so that the reset that follows leads to the application."""
+        if Act.LEAVE in self._commands:
+            self._run(Act.LEAVE)
+        elif self.person_entered:
+            self.ask("SW1 must be let go now, so that the board starts its application")
+
+    def ask(self, what: str) -> None:
+        """Have a person do something and say so; raises `HandNeeded` if nobody may be asked."""
+        if self._wait is None:
+            raise HandNeeded(f"{what}; nobody may be asked (--no-input)")
+        self._wait(what)
+
+    def _run(self, act: Act) -> None:
+        template = self._commands[act]
+        self._tell(f"{act.value}: {shlex.join(template.filled(self._values))}")
+        try:
+            template.run(self._values, self._timeout)
+        except TemplateError as error:
+            raise TemplateError(f"--{act.value}: {error}") from error
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a command that has not ended, and what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def _tail(output: IO[bytes]) -> str:
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - KEPT_OUTPUT))
+    text = output.read().decode("utf-8", "backslashreplace").strip()
+    return f": {text}" if text else ""
