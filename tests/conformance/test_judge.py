@@ -589,5 +589,6 @@ def test_examples_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command("examples") == 0
 
     paths = [Path(line) for line in capsys.readouterr().out.splitlines()]
-    assert {"our_server.toml", "our_device.toml", "by_address.toml", "seed_server.toml"} == {one.name for one in paths}
+    named = {"our_server.toml", "our_device.toml", "board_by_relay.toml", "by_address.toml", "seed_server.toml"}
+    assert named == {one.name for one in paths}
     assert all(path.is_file() for path in paths)

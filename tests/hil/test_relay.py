@@ -546,12 +546,12 @@ def test_a_relay_works_over_ports_of_other_kinds(scheme: str) -> None:
         thread.start()
         with TcpLink(listener.accept()[0]) as server:
             name = read(server, len(NAME))
-            server.write(b"@4#", SOON)
-            echo = read(board, 3) if isinstance(board, TcpLink) else read(server, 3)
+            server.write(RECORDS[0], SOON)
+            got = read(board if isinstance(board, TcpLink) else server, len(RECORDS[0]))
         thread.join(SOON)
         board.close()
 
-    assert (NAME, b"@4#", 1) == (name, echo, relay.ended)
+    assert (NAME, RECORDS[0], 1) == (name, got, relay.ended)
 
 
 # --- trouble
