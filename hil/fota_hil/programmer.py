@@ -83,12 +83,14 @@ class Programmer:
     def erase(self, sector: int) -> None:
         """Erase a sector; a failure is fatal."""
         self.doing = f"erasing the sector at {sector:#010x}"
-        self.state = BoardState.INCOMPLETE
+        before, self.state = self.state, BoardState.INCOMPLETE
         try:
             self._do(lambda: self._master.erase(sector))
         except BoardError as error:
             if error.fault is BoardFault.OTHER_BOARD:
                 raise
+            if error.fault is BoardFault.REFUSED and not self.erased:
+                self.state = before  # it said no, and nothing else was done
             raise BoardError(
                 f"the sector at {sector:#010x} cannot be erased ({error}): it is protected or worn, or the line is bad",
                 fault=BoardFault.ERASE,

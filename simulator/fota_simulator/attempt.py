@@ -83,6 +83,7 @@ class TroubledAttempt(Attempt):
         "_ends",
         "_fault",
         "_incoming",
+        "_is_dead",
         "_last_in_s",
         "_last_out_s",
         "_outgoing",
@@ -110,7 +111,7 @@ class TroubledAttempt(Attempt):
         self._dice = dice
         self._trace = trace
         self._fault: Fault | None = behaviour.draw_fault(dice)
-        self._silent = False
+        self._silent = self._is_dead = False
         self._ends = False
         self._last_in_s = self._last_out_s = 0.0
         shaped = behaviour.link != LOOPBACK
@@ -130,6 +131,9 @@ class TroubledAttempt(Attempt):
     def eof_received(self) -> bool:
         """The end of the stream is behind the bytes that are still on their way."""
         self._ends = True
+        if self._is_dead:
+            self.abort()  # what the kernel would go on holding for nobody
+            return False
         if self._silent:
             return True
         if self._last_in_s > self._now():
@@ -189,7 +193,7 @@ class TroubledAttempt(Attempt):
         self._call_at(self._last_out_s, self._leave, data)
 
     def _leave(self, data: bytes) -> None:
-        if self._silent:
+        if self._silent or self.transport.is_closing():
             return
         if self._trace is not None:
             self._trace(self.number, TraceEntry(self._now(), Direction.SENT, data))
@@ -202,7 +206,8 @@ class TroubledAttempt(Attempt):
             case FaultKind.DISCONNECT:
                 self.reset()
             case FaultKind.POWER_CUT:
-                self._silent = True
+                self._silent = self._is_dead = True
+                self._sweeper.discard(self)  # the dead keep no deadlines: the server's decides
                 self.on_power_lost(self, fault.seconds)
             case FaultKind.HALF_OPEN:
                 self._silent = True

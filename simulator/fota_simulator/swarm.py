@@ -59,6 +59,9 @@ SWEEP_INTERVAL: Final = 0.25
 """Longest time in seconds by which a device's deadline may be overrun."""
 
 
+MAX_POWER_CUTS: Final = 100
+"""Most power cuts of one device; a supply that fails more often is given up."""
+
 RESUMED: Final = "resumed"
 """Not an end: the device lost its power or its connection, and begins again by itself."""
 
@@ -144,6 +147,7 @@ class _Device:
     started_s: float
     attempts: int = 0
     retries: int = 0
+    power_cuts: int = 0
 
 
 class _Swarm:
@@ -222,6 +226,8 @@ class _Swarm:
     async def _storm(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, at_s - self.now()))
         for attempt in tuple(self._live):
+            if attempt.finished_at is not None or attempt.session.completed_at is not None:
+                continue  # it has its image, and only its connection is still there
             self._finish_attempt(attempt, "everybody lost the connection", RESUMED)
             self._failed_attempts[STORM] += 1
             self._queue.put_nowait(attempt.number)
@@ -315,8 +321,18 @@ class _Swarm:
 
     def _power_lost(self, attempt: Attempt, off_s: float) -> None:
         """A device fell silent in mid-update; it comes again when its power does."""
+        device = self._devices[attempt.number]
+        device.power_cuts += 1
+        if device.power_cuts > MAX_POWER_CUTS:
+            report = self._finish_attempt(attempt, f"its supply failed {device.power_cuts} times", POWER_LOST)
+            attempt.abort()
+            if report is not None:
+                self._let_go(attempt.number, device, report)
+            return
         self._finish_attempt(attempt, "the supply failed", RESUMED)
         self._failed_attempts[POWER_LOST] += 1
+        for older in [older for older in self._silent if older.number == attempt.number]:
+            older.abort()  # one for each device is enough of what no server has ended
         self._silent[attempt] = None
         self.loop.call_later(off_s, self._queue.put_nowait, attempt.number)
 
@@ -329,7 +345,6 @@ class _Swarm:
             return None
         session = attempt.session
         self._records += session.records
-        self._programmed_bytes += device.mcu.flash.programmed_units * device.mcu.part.program_unit
         if reason == RESUMED:
             return None
         completed = session.completed_at if session.completed_at is not None else attempt.finished_at
@@ -348,6 +363,7 @@ class _Swarm:
         if (unsaved := self._save(device)) is not None:
             report = dataclasses.replace(report, result=Result.FAILED.value, reason=NOT_SAVED, detail=unsaved)
             self._failed_attempts[NOT_SAVED] += 1
+        self._programmed_bytes += _programmed(device)
         del self._devices[number]
         self._reports[number] = report
         self._results[report.result] += 1
@@ -423,10 +439,15 @@ class _Swarm:
             (*self._timeline, self.sample()),
             duration_s=self.now(),
             records=self._records,
-            programmed_bytes=self._programmed_bytes,
+            programmed_bytes=self._programmed_bytes + sum(map(_programmed, self._devices.values())),
             rss_bytes=resident_bytes(),
             failed_attempts=self._failed_attempts,
         )
+
+
+def _programmed(device: _Device) -> int:
+    """Bytes that its flash took, in all of its attempts."""
+    return device.mcu.flash.programmed_units * device.mcu.part.program_unit
 
 
 def resident_bytes() -> int:

@@ -70,6 +70,7 @@ def test_a_failure_prints_the_seed_that_repeats_it(tmp_path: Path) -> None:
 
     assert 1 == done.returncode
     assert "--seed 42" in done.stderr
+    assert "fota swarm --virtual --plain --count 10" in done.stderr
     assert "connection lost" in done.stdout
 
 
@@ -96,6 +97,17 @@ def test_images_are_dealt_out_and_strangers_refused(tmp_path: Path) -> None:
 
     assert (0, 8, 2) == (code, report["updated"], report["refused"])
     assert {"1", "2"} == {device["version"] for device in report["devices"] if not device["is_stranger"]}
+
+
+@pytest.mark.parametrize(("share", "strangers"), [("0.1", 1), ("0.6", 15), ("0.9", 90)])
+def test_strangers_are_the_share_that_was_asked_for(share: str, strangers: int, tmp_path: Path) -> None:
+    """Also when there are more of them than of devices."""
+    path = tmp_path / "report.json"
+    options = ["--count", "10", "--unknown", share, "--json", str(path)]
+    code = main(["swarm", "--virtual", "--plain", *options])
+    report = json.loads(path.read_text())
+
+    assert (0, 10, strangers) == (code, report["updated"], report["refused"])
 
 
 @pytest.mark.parametrize(

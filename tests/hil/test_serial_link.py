@@ -306,8 +306,8 @@ def test_open_sets_speed_and_line() -> None:
             link.set_baud(MAX_BAUD + 1)
 
 
-def test_a_pseudo_terminal_says_that_it_has_no_break_and_no_lines() -> None:
-    """A break or a pulse that nobody would see is an error, not a silence; the port stays usable."""
+def test_a_pseudo_terminal_says_that_it_has_no_lines() -> None:
+    """A pulse that nobody would see is an error, not a silence; the port stays usable."""
     master, slave = open_pty()
     with master, slave, SerialLink.open(slave.path) as link:
         with pytest.raises(PortError, match="no DTR"):

@@ -4,6 +4,7 @@ The server is that of `test_swarm`: the protocol's own session and nothing else.
 """
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from tests.simulator.test_swarm import BLINK, DEMO, PART, Served, mcuid, plan, serve, update
 
 from fota_protocol.device import DeviceTimings
+from fota_simulator import swarm as swarm_module
 from fota_simulator.behaviour import Arrivals, Behaviour, Fault, FaultKind, FaultRule, RetryOn, RetryPolicy
 from fota_simulator.report import SwarmReport
 from fota_simulator.swarm import DevicePlan, run_swarm
@@ -119,6 +121,62 @@ def test_a_device_comes_again_after_a_power_cut_by_itself(make_loop: MakeLoop, m
 
     assert {("updated", None, RECORDS, 2)} == ends(report)
     assert (3, 3) == (report.count, len(report.devices))
+
+
+def test_a_supply_that_always_fails_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device of which nothing is left but power cuts is a failed one."""
+    monkeypatch.setattr(swarm_module, "MAX_POWER_CUTS", 3)
+    report = run_fleet(WORLDS["simulated"], behaviour=always(FaultKind.POWER_CUT))
+
+    assert {("failed", "power lost", 10, 4)} == ends(report)
+
+
+def test_what_power_cuts_leave_behind_is_bounded_and_says_nothing() -> None:
+    """At most one dead connection for each device, without a deadline of its own: the server's decides."""
+    loop = new_event_loop()
+    served = {mcuid(i): Served(BLINK.frames) for i in range(3)}
+    before = len(os.listdir("/proc/self/fd"))
+    most: list[int] = []
+    behaviour = Behaviour(faults=(FaultRule(FaultKind.POWER_CUT, 0.9, 5, 5, 0.05),), seed=3)
+
+    report, _ = update(
+        loop,
+        [plan(i, BLINK) for i in range(3)],
+        served.get,
+        behaviour=behaviour,
+        on_progress=lambda _: most.append(len(os.listdir("/proc/self/fd")) - before),
+    )
+
+    loop.close()
+    assert report.verified == 3
+    assert report.attempts > 15
+    assert max(most) < 3 * 4 + 8  # both ends of a live and a dead connection each, and the loop's own
+
+
+def test_a_storm_leaves_alone_who_has_its_image() -> None:
+    """A device whose connection is only being closed is updated, once."""
+
+    def seconds(storm_at_s: float | None) -> SwarmReport:
+        loop = SimulatedLoop(1, LinkProfile("slow", latency_s=0.3))
+        report, _ = update(
+            loop,
+            [plan(0, BLINK)],
+            lambda _: Served(BLINK.frames),
+            arrivals=Arrivals(storm_at_s=storm_at_s),
+        )
+        loop.close()
+        return report
+
+    ended = seconds(None).devices[0].duration_s
+
+    assert {("updated", None, RECORDS, 1)} == ends(seconds(ended + 0.1))
+
+
+def test_bytes_are_counted_once_however_many_attempts(make_loop: MakeLoop) -> None:
+    """What a flash took in all of its attempts, no more."""
+    report = run_fleet(make_loop, behaviour=always(FaultKind.DISCONNECT, retries=2))
+
+    assert 0.5 * 16 * report.records < report.bytes <= 20 * report.records
 
 
 def test_retries_are_bounded_and_counted(make_loop: MakeLoop) -> None:

@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import itertools
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -52,7 +53,7 @@ from ..device_options import add_device_options, identification, part_named, ser
 from ..errors import UsageError
 from ..files import check_writable, read_bytes, read_image
 from ..fleet_options import add_fleet_options, arrivals, behaviour
-from ..fleet_report import add_report_options, check_report_options, schema, write_reports
+from ..fleet_report import add_report_options, check_report_options, schema, without_secrets, write_reports
 from ..fleet_shards import ShardedReport, ShardSettings, add_shard_options, check_devices, shard_settings
 from ..progress import FleetProgress
 
@@ -128,7 +129,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"fota: {report.trouble}", file=sys.stderr)
         return report.exit_code
     if not good:
-        print(f"fota: to repeat what chance did: --seed {args.seed}", file=sys.stderr)
+        seed = [] if "--seed" in sys.argv else ["--seed", str(args.seed)]
+        command = shlex.join(["fota", *without_secrets(sys.argv[1:]), *seed])
+        print(f"fota: to repeat what chance did, --seed {args.seed}: {command}", file=sys.stderr)
     return exit_codes.OK if good else exit_codes.FAILED
 
 
@@ -304,14 +307,11 @@ def _with_strangers(plans: list[DevicePlan], share: float) -> list[DevicePlan]:
     """`plans` with devices among them that the server does not know, so that they are `share` of all."""
     wanted = round(len(plans) * share / (1 - share))
     strangers = [DevicePlan(f"9{number:024d}", None, plans[0].part, is_stranger=True) for number in range(wanted)]
-    return [plan for pair in itertools.zip_longest(plans, _spread(strangers, len(plans))) for plan in pair if plan]
-
-
-def _spread(strangers: Sequence[DevicePlan], places: int) -> Iterator[DevicePlan | None]:
-    """`strangers` evenly over so many places."""
-    for place in range(places):
-        first, end = place * len(strangers) // places, (place + 1) * len(strangers) // places
-        yield strangers[first] if end > first else None
+    mixed: list[DevicePlan] = []
+    for place, plan in enumerate(plans):
+        first, end = place * wanted // len(plans), (place + 1) * wanted // len(plans)
+        mixed += [plan, *strangers[first:end]]
+    return mixed
 
 
 def _from_registry(args: argparse.Namespace) -> list[DevicePlan]:

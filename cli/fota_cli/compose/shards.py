@@ -727,7 +727,10 @@ class _Run:
 
     def _ended(self, attempt: Attempt) -> None:
         future = self._futures.pop(attempt, None)
-        if future is None or future.cancelled():
+        if future is None:
+            return
+        if future.cancelled():  # not by us: the scheduler went away, or came again without it
+            self._lost(attempt)
             return
         error = future.exception(timeout=RESULT_TIMEOUT) if future.status == "error" else None
         if error is not None:
@@ -763,7 +766,8 @@ class _Run:
 
     def _find_lost(self, workers: Sequence[str]) -> None:
         for attempt in self._ledger.running:
-            if attempt.worker not in workers and not self._futures[attempt].done():
+            future = self._futures.get(attempt)
+            if attempt.worker not in workers and (future is None or not future.done()):
                 self._lost(attempt)
         if workers or self._is_over:
             self._alone_since = None

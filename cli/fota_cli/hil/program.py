@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import enum
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -198,7 +199,7 @@ class _Job:
             _templates(args),
             values,
             tell=_tell,
-            wait=None if args.no_input or not sys.stdin.isatty() else _ask,
+            wait=None if args.no_input or not _has_person() else _ask,
             timeout_s=args.command_timeout,
         )
         self._master: Master | None = None
@@ -239,6 +240,8 @@ class _Job:
     def run(self) -> int:
         """Do it; whatever happens, files are written and somebody is told."""
         code = exit_codes.FAILED
+        # A time-out of CI ends it as a person does.
+        former = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
         try:
             self._hand_to_hand()
             self._outcome["outcome"] = "updated"
@@ -261,6 +264,7 @@ class _Job:
         except LinkLost as error:
             code = self._ended("port", f"{error}, {self._doing}. Plug the board in again", exit_codes.HARNESS)
         finally:
+            signal.signal(signal.SIGTERM, former)
             self._write_files()
         return code
 
@@ -278,10 +282,14 @@ class _Job:
         self._outcome["detail"] = detail
         state = {
             BoardState.UNTOUCHED: "Its flash was not changed",
-            BoardState.INCOMPLETE: "Its application is gone, its bootloader waits: run the same command again",
+            BoardState.INCOMPLETE: (
+                "Its application is gone: run this command again, "
+                "with its pin (SW1) held if it was reset or lost its power"
+            ),
             BoardState.PROGRAMMED: "The new image is whole in its flash",
         }[self._state]
-        print(f"fota: {self._board}: {detail}. {state}.", file=sys.stderr)
+        end = "" if detail.endswith(("?", ".")) else "."
+        print(f"fota: {self._board}: {detail}{end} {state}.", file=sys.stderr)
         return code
 
     def _hand_to_hand(self) -> None:
@@ -319,8 +327,13 @@ class _Job:
                         self._store(master)
                     case Mode.STREAM:
                         self._stream(master, layout)
-            except (PlanError, ServerError):
+            except (PlanError, ServerError, KeyboardInterrupt):
                 if self._state is BoardState.UNTOUCHED:
+                    self._release(master)
+                raise
+            except BoardError as error:
+                # A board that refuses its first erase is as it was, and answers.
+                if self._state is BoardState.UNTOUCHED and error.fault is BoardFault.ERASE:
                     self._release(master)
                 raise
             self._say_timing()
@@ -504,7 +517,7 @@ class _Job:
             if not master.announces():
                 break
             self._outcome["quit"] = "bootloader"
-            if args.no_input or not sys.stdin.isatty() or attempt == QUIT_ATTEMPTS:
+            if args.no_input or not _has_person() or attempt == QUIT_ATTEMPTS:
                 self._note("the board is in its bootloader again: let SW1 go and reset it, to start the application")
                 break
             self._hands.ask("the board is in its bootloader again: SW1 must be let go")
@@ -628,6 +641,11 @@ def _regex(text: str) -> "re.Pattern[bytes]":
         return re.compile(text.encode())
     except re.error as error:
         raise UsageError(f"--expect {text!r}: {error}") from error
+
+
+def _has_person() -> bool:
+    """Whether somebody sits at standard input; it may be closed, too."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _tell(text: str) -> None:
