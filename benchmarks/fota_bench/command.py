@@ -23,7 +23,7 @@ from .ingest import IMAGE_BYTES, QUICK_READINGS, READINGS, Reading, measure_inge
 from .machine import Cores, machine_facts
 from .pairs import RECORDS_OF_A_PAIR, Measurement, measure, prepare, too_many
 from .report import BEGIN, CHART, END, Run, document, markdown, notes, replace_section, terminal_tables
-from .scale import measure_scale
+from .scale import Scaled, measure_scale
 
 CONNECTIONS: Final = (1, 100, 1_000, 10_000)
 """What is measured unless `--connections` says otherwise."""
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measurements = _pairs(Path(folder), args.connections, rounds, records, progress, skipped)
             pairs_skipped = bool(skipped)
             readings = _readings(Path(folder), readings_of_each, progress, skipped)
-            scaled = list(measure_scale(Path(folder), args.shards, args.quick, progress.print))
+            scaled = _scaled(Path(folder), args.shards, args.quick, progress, skipped)
     except BenchmarkError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return CANNOT_TEST
@@ -160,6 +160,16 @@ def _readings(folder: Path, readings: int, progress: Console, skipped: dict[str,
     for reader, reason in missing_readers().items():
         _skip(reader, reason, progress, skipped)
     return list(measure_ingest(folder, readings, progress.print, IMAGE_BYTES))
+
+
+def _scaled(folder: Path, shards: int, quick: bool, progress: Console, skipped: dict[str, str]) -> list[Scaled]:
+    """Fleets at scale; what fails is said, and takes nothing else with it."""
+    done: list[Scaled] = []
+    try:
+        done.extend(measure_scale(folder, shards, quick, progress.print))
+    except BenchmarkError as error:
+        _skip("fleets at scale", str(error).splitlines()[-1], progress, skipped)
+    return done
 
 
 def _skip(what: str, reason: str, progress: Console, skipped: dict[str, str]) -> None:

@@ -27,8 +27,8 @@ from .processes import first_output, json_output, memory, running, stop
 HERE: Final = Path(__file__).resolve().parents[1]
 """The folder of `idle_fleet.py`."""
 
-IDLE: Final = 10_000
-"""Devices that wait."""
+IDLE: Final = 9_000
+"""Devices that wait: their process has both ends, and descriptors for no more."""
 
 VIRTUAL: Final = 100
 """Devices in virtual time, over a link of modems."""

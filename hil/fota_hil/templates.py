@@ -133,18 +133,23 @@ class Hands:
             self._run(self._means[0])
 
     def help_silent(self) -> bool:
-        """The board does not answer: switch its power if that can be done, else ask a person to reset it.
+        """The board does not answer: switch its power if that can be done, else ask a person for what has no command.
 
         Returns whether there was anything to do.
         """
         if Act.POWER in self._commands and Act.RESET in self._commands:
             self._run(Act.POWER)
             return True
-        if not self._commands and self._wait is not None:
-            self.person_entered = True
-            self._tell("no bootloader answers: hold SW1, press reset, let both go; waiting for the board")
-            return True
-        return False
+        if self._wait is None or (self._means and Act.ENTER in self._commands):
+            return False
+        by_hand = [] if Act.ENTER in self._commands else ["hold SW1"]
+        by_hand += [] if self._means else ["press reset"]
+        self.person_entered = Act.ENTER not in self._commands
+        self._tell(f"no bootloader answers: {', '.join(by_hand)}; waiting for the board")
+        if self._means and self.person_entered:
+            self.ask("SW1 must be held now, so that the reset that follows leads to the bootloader")
+            self._run(self._means[0])
+        return True
 
     def revive(self, connect: Callable[[], object]) -> bool:
         """Restart a board that fell silent in mid-update, by each command once, until `connect` reaches it.
@@ -161,7 +166,14 @@ class Hands:
                 self._tell(f"still silent: {error}")
             else:
                 return True
-        return False
+        if self._wait is None or Act.RESET in self._commands or Act.POWER in self._commands:
+            return False
+        # A person may be there for what no command does.
+        held = "" if Act.ENTER in self._commands else "hold SW1 and "
+        self.person_entered = self.person_entered or bool(held)
+        self.ask(f"the board fell silent: {held}press reset")
+        connect()
+        return True
 
     def leave(self) -> None:
         """Let go of the button, so that the reset that follows leads to the application."""

@@ -575,6 +575,33 @@ class TestHands:
         assert 1 == len(asked)
         assert [] == not_asked
 
+    @pytest.mark.parametrize(
+        ("commands", "told_first", "asked", "helped"),
+        [
+            ((Act.LEAVE,), "no bootloader answers", 0, True),
+            ((Act.ENTER,), "no bootloader answers", 0, True),
+            ((Act.RESET,), "no bootloader answers", 1, True),
+            ((Act.ENTER, Act.RESET), None, 0, False),
+        ],
+    )
+    def test_a_person_is_asked_for_what_has_no_command(
+        self, commands: tuple[Act, ...], told_first: str | None, asked: int, helped: bool
+    ) -> None:
+        """Some hands of a bench may be people's."""
+        hands, told, questions = self.hands(*commands)
+
+        assert helped == hands.help_silent()
+        assert told_first == (told[0] if told else None)
+        assert asked == len(questions)
+
+    def test_a_person_revives_a_board_that_no_command_can(self) -> None:
+        """In mid-update, too."""
+        hands, _, asked = self.hands(Act.LEAVE)
+        reached: list[bool] = []
+
+        assert hands.revive(lambda: reached.append(True))
+        assert ([True], 1) == (reached, len(asked))
+
     def test_nobody_is_asked_who_may_not_be(self) -> None:
         """A bench without people fails instead of waiting."""
         hands, _, _ = self.hands(person=False)
