@@ -328,7 +328,7 @@ def test_lost_server_costs_nothing_in_store_and_the_application_in_stream(
 
     assert (1, "server", "untouched") == (stored, store["reason"], store["state"])
     assert (1, "server", "incomplete") == (streamed, stream["reason"], stream["state"])
-    assert "its bootloader waits: run the same command again" in said
+    assert "Its application is gone: run this command again, with its pin (SW1) held" in said
     assert 0 == again
     assert (
         content(BLINK_2)[: len(content(BLINK_2).rstrip(b"\xff"))]
@@ -390,7 +390,7 @@ def test_ctrl_c_leaves_a_board_that_the_same_command_updates(tmp_path: Path) -> 
 
     assert 130 == process.returncode
     assert ("interrupted", "incomplete") == (interrupted["outcome"], interrupted["state"])
-    assert "its bootloader waits: run the same command again" in said
+    assert "Its application is gone: run this command again, with its pin (SW1) held" in said
     assert 0 == again
     assert content(BLINK) == board.application()
 

@@ -69,6 +69,8 @@ def test_device_is_updated_and_verified(server: str, capsys: pytest.CaptureFixtu
     assert outcome.pop("duration_s") > 0
     assert outcome == {
         "outcome": "updated",
+        "attempts": 1,
+        "is_stranger": False,
         "reason": None,
         "detail": "updated",
         "version": "1A",
