@@ -5,6 +5,7 @@ A plain attempt adds nothing to the hot path.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from random import Random
 from typing import Final, Protocol
@@ -79,9 +80,10 @@ class TroubledAttempt(Attempt):
     __slots__ = (
         "_behaviour",
         "_call_at",
+        "_coming",
         "_dice",
-        "_ends",
         "_fault",
+        "_going",
         "_incoming",
         "_is_dead",
         "_last_in_s",
@@ -112,7 +114,10 @@ class TroubledAttempt(Attempt):
         self._trace = trace
         self._fault: Fault | None = behaviour.draw_fault(dice)
         self._silent = self._is_dead = False
-        self._ends = False
+        # What is on its way, oldest first. Loops keep no order among timers of one moment, nor between a timer that is
+        # late and what arrives meanwhile: a timer says that something is due, the queue says what.
+        self._coming: deque[bytes | None] = deque()
+        self._going: deque[bytes] = deque()
         self._last_in_s = self._last_out_s = 0.0
         shaped = behaviour.link != LOOPBACK
         self._incoming = Line(behaviour.link, dice) if shaped else None
@@ -126,21 +131,29 @@ class TroubledAttempt(Attempt):
             self._arrived(data)
         else:
             self._last_in_s = self._incoming.due(self._now(), len(data))
-            self._call_at(self._last_in_s, self._arrived, data)
+            self._coming.append(data)
+            self._call_at(self._last_in_s, self._next_arrives)
 
     def eof_received(self) -> bool:
         """The end of the stream is behind the bytes that are still on their way."""
-        self._ends = True
         if self._is_dead:
             self.abort()  # what the kernel would go on holding for nobody
             return False
         if self._silent:
             return True
-        if self._last_in_s > self._now():
-            self._call_at(self._last_in_s, self._ended)
+        if self._coming:
+            self._coming.append(None)
+            self._call_at(self._last_in_s, self._next_arrives)
             return True
         self._ended()
         return False
+
+    def _next_arrives(self) -> None:
+        data = self._coming.popleft()
+        if data is None:
+            self._ended()
+        else:
+            self._arrived(data)
 
     def _arrived(self, data: bytes) -> None:
         if self._silent or self.transport.is_closing():
@@ -183,14 +196,18 @@ class TroubledAttempt(Attempt):
                 elif fault.kind is not FaultKind.CORRUPT_RECORD:
                     self._strike(fault)
                     return
-        if not pause and self._outgoing is None and self._last_out_s <= self._now():
+        if not pause and self._outgoing is None and not self._going:
             self._leave(data)
             return
         due = self._now() + pause
         if self._outgoing is not None:
             due = self._outgoing.due(due, len(data))
         self._last_out_s = max(due, self._last_out_s)
-        self._call_at(self._last_out_s, self._leave, data)
+        self._going.append(data)
+        self._call_at(self._last_out_s, self._next_leaves)
+
+    def _next_leaves(self) -> None:
+        self._leave(self._going.popleft())
 
     def _leave(self, data: bytes) -> None:
         if self._silent or self.transport.is_closing():

@@ -560,7 +560,7 @@ def test_cluster_of_others_is_used_and_left_alone(server: str, tmp_path: Path) -
         for arguments in cluster:
             command = [sys.executable, *arguments, "--dashboard-address", "127.0.0.1:0"]
             processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=tmp_path))
-            wait_for(ready.exists)
+            wait_for(lambda: ready.exists() and ready.stat().st_size > 0)  # it is made first, and written then
         address = json.loads(ready.read_text())["address"]
         codes = []
         for _ in range(2):

@@ -5,6 +5,7 @@ The server is that of `test_swarm`: the protocol's own session and nothing else.
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -246,6 +247,23 @@ def test_a_refusal_arrives_over_a_slow_link() -> None:
 
     report, _ = update(
         loop, [plan(0, BLINK)], lambda _: None, behaviour=Behaviour(link=LinkProfile("slow", latency_s=0.1))
+    )
+
+    loop.close()
+    assert {("refused", None, 0, 1)} == ends(report)
+
+
+def test_a_busy_loop_keeps_the_order_of_a_slow_link() -> None:
+    """Timers that are late, and the end of the stream before them: nothing is overtaken."""
+    loop = asyncio.new_event_loop()
+
+    def block() -> None:
+        time.sleep(0.03)
+        loop.call_soon(block)
+
+    loop.call_soon(block)
+    report, _ = update(
+        loop, [plan(0, BLINK)], lambda _: None, behaviour=Behaviour(link=LinkProfile("slow", latency_s=0.02))
     )
 
     loop.close()
