@@ -62,7 +62,7 @@ class Target(Protocol):
 class RecordCache:
     """Records that were parsed and checked before, by their text, for all devices of a process."""
 
-    def __init__(self, limit: int = 1 << 18) -> None:
+    def __init__(self, limit: int = 1 << 16) -> None:
         self._limit = limit
         self._records: dict[bytes, SRecord] = {}
         self.get = self._records.get

@@ -52,6 +52,12 @@ def bootloader_sectors(part: Part, field: bytes = DEVELOPMENT_FIELD) -> Mapping[
     return {index: bytes(content[index * size : (index + 1) * size]) for index in range(len(content) // size)}
 
 
+@functools.cache
+def _all_units(count: int) -> int:
+    """The bits of a sector that is programmed in whole: one number for all devices, not one for each sector."""
+    return (1 << count) - 1
+
+
 class Bootloader:
     """The `Target` of one update: writes records to `flash` and checks the image. A new update needs a new one.
 
@@ -285,7 +291,9 @@ class Bootloader:
         """Note that the units of [start, end), which lies in one sector, are programmed."""
         index, offset = divmod(start, self._sector_size)
         units = (1 << (end - start) // self._unit) - 1
-        self._programmed[index] |= units << offset // self._unit
+        taken = self._programmed[index] | units << offset // self._unit
+        whole = _all_units(self._sector_size // self._unit)
+        self._programmed[index] = whole if taken == whole else taken
 
     def _is_programmed(self, unit: int) -> bool:
         index, offset = divmod(unit, self._sector_size)

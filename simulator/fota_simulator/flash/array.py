@@ -17,8 +17,8 @@ from ..errors import FlashError
 ERASED: Final = b"\xff"
 """What an erased byte reads as."""
 
-POOL_LIMIT: Final = 1 << 14
-"""Most sectors that a pool shares: 32 MiB of 2 KiB sectors."""
+POOL_LIMIT: Final = 1 << 12
+"""Most sectors that a pool shares: sixteen images of 512 KiB. Sectors that no two devices share cost a place in it."""
 
 _NO_SECTOR: Final = -1
 
