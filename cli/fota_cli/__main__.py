@@ -1,7 +1,17 @@
-"""`python -m fota_cli` is `fota`."""
+"""The process `fota`, also as `python -m fota_cli`."""
 
 import sys
 
-from .main import main
+from . import interrupts
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command that the process was started with; returns the exit code."""
+    interrupts.begin()
+    from .main import main as run  # takes a while, in which an interrupt may come
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,20 +13,23 @@ import platform
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fota_simulator.report import McuReport, SwarmReport
 
 from .compose.fleet_page import FleetPageFigures, render
-from .errors import UsageError
+from .errors import HarnessError, UsageError
 from .files import check_writable, write_file, write_json
 from .progress import summary
+from .shard_report import ShardedReport
 from .slo import Judgement, is_good, parse
+
+_T = TypeVar("_T")
 
 SCHEMA_NAME: Final = "schemas/swarm-report-1.json"
 """JSON schema of the JSON report, in this package."""
@@ -134,7 +137,10 @@ def without_secrets(argv: Sequence[str]) -> list[str]:
 
 
 def write_reports(args: argparse.Namespace, report: SwarmReport, *, interrupted: bool = False) -> bool:
-    """Write and print what was asked for; returns whether the run was good: service levels, devices, flashes."""
+    """Write and print what was asked for; returns whether the run was good: service levels, devices, flashes.
+
+    A file that cannot be written takes no other away; then, `HarnessError` names all such.
+    """
     judgements = [parse(text).judge(report) for text in args.slo]
     good = is_good(report, judgements)
     taken = "-" in (str(args.json), str(args.csv))
@@ -144,14 +150,31 @@ def write_reports(args: argparse.Namespace, report: SwarmReport, *, interrupted:
         print(f"{one.word:<7} {one.slo.text}: {one.value}", file=sys.stderr if taken else sys.stdout)
     argv = sys.argv[1:] if sys.argv[1:2] == ["swarm"] else ["swarm"]  # not that of a program that has called us
     facts = RunFacts.of(args, argv, datetime.now(UTC))
+    unwritten = []
     if args.html is not None:
-        page = render(FleetPageFigures(report, judgements, good, interrupted, facts.told()))
-        write_file(args.html, page.encode())
+        page = render(FleetPageFigures(report, judgements, good, interrupted, ended_early(report), facts.told()))
+        unwritten += _troubles(write_file, args.html, page.encode())
     if args.csv is not None:
-        _write_csv(args.csv, report.devices)
+        unwritten += _troubles(_write_csv, args.csv, report.devices)
     if args.json is not None:
-        write_json(args.json, as_json(report, judgements, facts, interrupted=interrupted))
+        unwritten += _troubles(write_json, args.json, as_json(report, judgements, facts, interrupted=interrupted))
+    if unwritten:
+        raise HarnessError("; ".join(unwritten))
     return good
+
+
+def ended_early(report: SwarmReport) -> str | None:
+    """Why a run was ended before its time, so that what is told is a part of it; None where it was not."""
+    return report.trouble if isinstance(report, ShardedReport) else None
+
+
+def _troubles(write: Callable[[Path, _T], None], path: Path, content: _T) -> list[str]:
+    """Write a file; returns what is wrong with it, if anything is."""
+    try:
+        write(path, content)
+    except UsageError as error:
+        return [str(error)]
+    return []
 
 
 def as_json(
@@ -163,6 +186,7 @@ def as_json(
         "version": figures.pop("version"),
         "run": dataclasses.asdict(facts),
         "interrupted": interrupted,
+        "partial": interrupted or ended_early(report) is not None,
         "slos": [one.as_json() for one in judgements],
         **figures,
     }

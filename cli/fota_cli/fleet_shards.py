@@ -2,7 +2,8 @@
 
 A shard is a part of a run's devices that one worker process runs by itself. It travels as text that compresses well,
 with its images named by what is in them, so that a worker on another machine needs no file of ours; the images
-themselves go to each worker once. Everything here is a function of its arguments; the engine is in `compose.shards`.
+themselves go to each worker once. Everything here is a function of its arguments; the engine is in `compose.shards`,
+what comes of a run in `shard_report`.
 
 A shard is run in attempts. The ledger knows the one attempt of each shard that counts: what any other says, because its
 worker was lost and yet goes on, or because its words come late, is dropped. So nothing is ever counted twice.
@@ -24,7 +25,7 @@ from fota_protocol.formats import dump_image
 from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import PARTS
 from fota_simulator.behaviour import Arrivals, Behaviour
-from fota_simulator.report import Sample, SwarmReport
+from fota_simulator.report import Sample
 from fota_simulator.swarm import DevicePlan
 
 from .choices import one_of
@@ -341,7 +342,7 @@ class Ledger(Generic[_R]):
         self._slots = list(range(slots))[::-1]
         self._progress: dict[int, Sample] = {}
         self.percentiles: tuple[float, float, float] = (0.0, 0.0, 0.0)
-        """p50, p90 and p99 of the updates in final results, which alone can be merged."""
+        """p50, p90 and p99 of the updates in final results."""
 
     @property
     def is_complete(self) -> bool:
@@ -386,12 +387,24 @@ class Ledger(Generic[_R]):
             self._progress.pop(attempt.shard, None)
             self._waiting.appendleft(attempt.shard)
 
+    def drop(self, attempt: Attempt) -> None:
+        """An attempt is over without a result, and will not be repeated: what it has told counts no more."""
+        if self._take(attempt):
+            self._progress.pop(attempt.shard, None)
+
+    def give_up(self) -> None:
+        """The run is over: so is what is still under way."""
+        for attempt in self.running:
+            self.drop(attempt)
+
     def sample(self, time_s: float) -> Sample:
         """The whole run at this moment."""
         told = self._progress.values()
         failed_attempts: Counter[str] = Counter()
+        not_connected: Counter[str] = Counter()
         for one in told:
             failed_attempts.update(one.failed_attempts)
+            not_connected.update(one.not_connected)
         p50_s, p90_s, p99_s = self.percentiles
         updated, refused = sum(one.updated for one in told), sum(one.refused for one in told)
         failed, connected = sum(one.failed for one in told), sum(one.connected for one in told)
@@ -407,6 +420,7 @@ class Ledger(Generic[_R]):
             p90_s=p90_s,
             p99_s=p99_s,
             failed_attempts=dict(failed_attempts),
+            not_connected=dict(not_connected),
         )
 
     def _take(self, attempt: Attempt) -> bool:
@@ -415,49 +429,3 @@ class Ledger(Generic[_R]):
         del self._running[attempt.shard]
         self._slots.append(attempt.slot)
         return True
-
-
-# --- what came of it
-
-
-@dataclass(frozen=True, slots=True)
-class ShardRow:
-    """The attempt of a shard that counted."""
-
-    shard: int
-    attempt: int
-    worker: str
-    devices: int
-    updated: int
-    started_s: float
-    """Seconds since the start of the run."""
-    duration_s: float
-    rss_bytes: int
-    """The most memory that its worker's process had held by then."""
-
-
-@dataclass(frozen=True, slots=True)
-class LostRow:
-    """An attempt whose worker was lost: nothing of it was counted."""
-
-    shard: int
-    attempt: int
-    worker: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShardedReport(SwarmReport):
-    """A swarm's report, of a run in shards: percentiles are a histogram's, memory that of all workers together."""
-
-    ok_devices: int
-    """Devices that ended as they should."""
-    shards: tuple[ShardRow, ...]
-    lost: tuple[LostRow, ...]
-    trouble: str | None
-    """Why the run was ended before its time; None where it was not."""
-    exit_code: int
-
-    @property
-    def ok(self) -> bool:
-        """Every device ended as it should, and the run was not ended before."""
-        return self.trouble is None and self.ok_devices == self.count

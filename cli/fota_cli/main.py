@@ -1,10 +1,11 @@
-"""Entry of the `fota` command: finds the command's module, and turns its errors into messages and exit codes.
+"""The `fota` command: finds the command's module, and turns its errors into messages and exit codes.
 
 Only the module of the command that runs is imported, so that `fota --help` is quick and a missing extra hurts nobody
 else.
 """
 
 import argparse
+import errno
 import importlib
 import importlib.metadata
 import os
@@ -15,6 +16,7 @@ from typing import Final
 
 from . import exit_codes
 from .errors import CommandError
+from .interrupts import Raised
 
 COMMANDS: Final = {
     "demo": "watch a server update a fleet of virtual K60s, here and now",
@@ -41,13 +43,17 @@ EXTRA_OF_MODULE: Final = {
     "serial": "hil",
     "dask": "swarm",
     "distributed": "swarm",
-    "hdrh": "swarm",
 }
 """Which extra brings a third-party module that the base install lacks."""
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+"""Why output cannot be written; commands that write files have words of their own for it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `fota` with `argv` (the process's own when None); returns the exit code."""
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it stays open
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else ""
     try:
@@ -61,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             sys.stdout.flush()
             return exit_codes.USAGE
-        code: int = module.run(args)
+        with Raised():
+            code: int = module.run(args)
         sys.stdout.flush()
         return code
     except CommandError as error:
@@ -76,10 +83,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("fota: interrupted", file=sys.stderr)
         return exit_codes.INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output left; without this, Python complains once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output left
+        _drop_output()
         return exit_codes.OK
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        _drop_output()
+        print(f"fota: cannot write standard output: {error.strerror}", file=sys.stderr)
+        return exit_codes.USAGE
+
+
+def _drop_output() -> None:
+    """Let what cannot be written go; otherwise, Python complains of it once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _load(name: str) -> ModuleType:
@@ -126,7 +143,3 @@ def _parser(modules: Mapping[str, ModuleType]) -> argparse.ArgumentParser:
         if loaded is not None:
             loaded.configure(sub)
     return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

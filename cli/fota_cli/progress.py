@@ -23,6 +23,8 @@ from rich.text import Text
 
 from fota_simulator.report import Sample, SwarmReport
 
+from .advice import advice_on, with_causes
+
 PLAIN_INTERVAL: Final = 2.0
 """Seconds between two lines where there is no terminal."""
 
@@ -125,7 +127,7 @@ def line(sample: Sample, pace: Pace, count: int) -> str:
     if sample.done < count and pace.to_go_s is not None:
         parts.append(f"{_duration(pace.to_go_s)} to go")
     told = ", ".join(parts)
-    reasons = _most_frequent(sample.failed_attempts)
+    reasons = _most_frequent(with_causes(sample.failed_attempts, sample.not_connected))
     return f"{told}; attempts: {', '.join(reasons)}" if reasons else told
 
 
@@ -163,7 +165,7 @@ def view(sample: Sample, pace: Pace, count: int) -> RenderableType:
                 ]
             )
         )
-    if reasons := _most_frequent(sample.failed_attempts):
+    if reasons := _most_frequent(with_causes(sample.failed_attempts, sample.not_connected)):
         rows.append(_flow([Text("attempts that failed", "dim"), *(Text(reason, "red") for reason in reasons)]))
     return Group(*rows)
 
@@ -232,16 +234,25 @@ class WorkProgress:
 
 def summary(report: SwarmReport) -> str:
     """The run in a few lines."""
-    verified = report.verified + report.not_verified
+    first = f"{report.updated} of {report.count} updated, {report.refused} refused, {report.failed} failed"
+    if report.verified + report.not_verified:
+        first += f"; {report.verified} flashes verified"
+    elif report.updated:
+        first += "; no image given to verify flashes against"
     lines = [
-        f"{report.updated} of {report.count} updated, {report.refused} refused, {report.failed} failed"
-        + (f"; {report.verified} flashes verified" if verified else "; no image given to verify flashes against"),
+        first,
         f"{report.duration_s:.1f} s, {report.updates_per_s:,.1f} updates/s, {report.records_per_s:,.0f} records/s",
-        f"an update took p50 {report.p50_s:.2f} s, p90 {report.p90_s:.2f} s, p99 {report.p99_s:.2f} s, "
-        f"at most {report.max_s:.2f} s",
     ]
+    if report.updated:
+        lines.append(
+            f"an update took p50 {report.p50_s:.2f} s, p90 {report.p90_s:.2f} s, p99 {report.p99_s:.2f} s, "
+            f"at most {report.max_s:.2f} s"
+        )
     if report.attempts > report.updated + report.refused + report.failed:
         told = ", ".join(f"{number} x {reason}" for reason, number in report.failed_attempts.items())
         lines.append(f"{report.attempts} attempts" + (f", of which failed: {told}" if told else ""))
     lines += [f"{number} x {reason}" for reason, number in report.failures.items()]
+    for cause, number in report.not_connected.items():
+        advice = advice_on(cause)
+        lines.append(f"no connection, {number} x {cause}" + (f"; {advice}" if advice else ""))
     return "\n".join(lines)

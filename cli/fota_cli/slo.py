@@ -6,7 +6,6 @@ that 100% is 100%. Shares are of the devices that were to be updated: a stranger
 
 import operator
 import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -145,30 +144,29 @@ def is_good(report: SwarmReport, judgements: Sequence[Judgement]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Counts:
-    """How the devices ended that were to be updated. Strangers are told apart where devices have rows."""
+    """How the devices ended that were to be updated: all but strangers."""
 
     wanted: int
     waiting: int
-    """Those that had not ended."""
+    """Those that had not ended, strangers included."""
     updated: int
     refused: int
     failed: int
     attempts: int
     bad_strangers: int
-    """Strangers that were not refused."""
+    """Strangers that ended, and were not refused."""
 
     @classmethod
     def of(cls, report: SwarmReport) -> "_Counts":
-        strangers = [device for device in report.devices if device.is_stranger]
-        results = Counter(device.result for device in strangers)
+        strangers = report.strangers
         return cls(
-            wanted=report.count - len(strangers),
+            wanted=report.count - strangers.count,
             waiting=report.count - report.updated - report.refused - report.failed,
-            updated=report.updated - results[Result.UPDATED.value],
-            refused=report.refused - results[Result.REFUSED.value],
-            failed=report.failed - results[Result.FAILED.value],
-            attempts=report.attempts - sum(device.attempts for device in strangers),
-            bad_strangers=len(strangers) - results[Result.REFUSED.value],
+            updated=report.updated - strangers.updated,
+            refused=report.refused - strangers.refused,
+            failed=report.failed - strangers.failed,
+            attempts=report.attempts - strangers.attempts,
+            bad_strangers=strangers.updated + strangers.failed,
         )
 
     @property

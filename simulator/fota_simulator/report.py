@@ -7,7 +7,7 @@ that JSON readers may do without (`failures`, percentiles) are derived once, in 
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -98,11 +98,38 @@ class Sample:
     p99_s: float = 0.0
     failed_attempts: Mapping[str, int] = field(default_factory=dict)
     """How many attempts had failed or were not verified, by reason, whether the device tried again or not."""
+    not_connected: Mapping[str, int] = field(default_factory=dict)
+    """Of those with the reason `NOT_CONNECTED`: how many, by what the system said."""
 
     @property
     def done(self) -> int:
         """Devices whose attempt is over."""
         return self.updated + self.refused + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """Devices that the server was not to know: they are among all others, and this is how many of those they are."""
+
+    count: int
+    updated: int
+    refused: int
+    """As they should be."""
+    failed: int
+    attempts: int
+
+    @classmethod
+    def of(cls, count: int, devices: Iterable[McuReport]) -> "Strangers":
+        """`count` of them, of which these devices, or those among them that are strangers, have ended."""
+        ended = [device for device in devices if device.is_stranger]
+        results = Counter(device.result for device in ended)
+        return cls(
+            count=max(count, len(ended)),
+            updated=results[Result.UPDATED.value],
+            refused=results[Result.REFUSED.value],
+            failed=results[Result.FAILED.value],
+            attempts=sum(device.attempts for device in ended),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +168,9 @@ class SwarmReport:
     """How many devices took so many attempts."""
     failed_attempts: Mapping[str, int]
     """How many attempts failed or were not verified, by reason, whether the device tried again or not."""
+    not_connected: Mapping[str, int]
+    """Of those with the reason `NOT_CONNECTED`: how many, by what the system said, the most frequent first."""
+    strangers: Strangers
     histogram: tuple[Bucket, ...]
     """Durations of successful updates, in buckets that are the same in every run."""
     devices: tuple[McuReport, ...]
@@ -158,10 +188,13 @@ class SwarmReport:
         programmed_bytes: int,
         rss_bytes: int,
         failed_attempts: Mapping[str, int] | None = None,
+        not_connected: Mapping[str, int] | None = None,
+        strangers: int = 0,
     ) -> "SwarmReport":
         """Add up the reports of the devices that ended; `records` and bytes are of all attempts.
 
-        Without `failed_attempts`, the last one of each device is taken for all that failed.
+        Without `failed_attempts`, the last one of each device is taken for all that failed. `strangers` is how many of
+        `count` are such; those among `devices` are, whatever it says.
         """
         results = Counter(device.result for device in devices)
         updated = [device for device in devices if device.result == Result.UPDATED.value]
@@ -188,10 +221,12 @@ class SwarmReport:
             max_s=durations[-1] if durations else 0.0,
             rss_bytes=rss_bytes,
             timeline=tuple(timeline),
-            failures=_most_frequent_first(failures),
+            failures=most_frequent_first(failures),
             attempts=sum(number * count for number, count in attempts.items()),
             devices_by_attempts=dict(sorted(attempts.items())),
-            failed_attempts=_most_frequent_first(failures if failed_attempts is None else failed_attempts),
+            failed_attempts=most_frequent_first(failures if failed_attempts is None else failed_attempts),
+            not_connected=most_frequent_first(not_connected or {}),
+            strangers=Strangers.of(strangers, devices),
             histogram=Durations(durations).buckets(),
             devices=tuple(devices),
         )
@@ -202,11 +237,8 @@ class SwarmReport:
         return len(self.devices) == self.count and all(device.ok for device in self.devices)
 
     def update_durations(self) -> list[float]:
-        """Seconds that each successful update took, ascending; ends of buckets where not every device has a row."""
-        found = [device.duration_s for device in self.devices if device.result == Result.UPDATED.value]
-        if len(found) != self.updated:
-            found = [min(self.max_s, bucket.to_s) for bucket in self.histogram for _ in range(bucket.count)]
-        return sorted(found)
+        """Seconds that each successful update took, ascending."""
+        return sorted(device.duration_s for device in self.devices if device.result == Result.UPDATED.value)
 
     def as_json(self) -> dict[str, Any]:
         """The report as JSON has it, keyed by the fields' names; devices and timeline are lists of objects."""
@@ -214,7 +246,8 @@ class SwarmReport:
         return dataclasses.asdict(self) | {"devices_by_attempts": by_attempts}
 
 
-def _most_frequent_first(reasons: Mapping[str, int]) -> dict[str, int]:
+def most_frequent_first(reasons: Mapping[str, int]) -> dict[str, int]:
+    """The same counts in the order of reports, without those that are 0."""
     return {reason: number for reason, number in Counter(reasons).most_common() if number}
 
 

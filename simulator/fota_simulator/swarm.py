@@ -7,6 +7,8 @@ follows the devices that are under way. A connection that cannot be made is a fa
 import asyncio
 import dataclasses
 import itertools
+import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -48,6 +50,9 @@ CONNECTS_AT_ONCE: Final = 100
 
 CONNECT_TIMEOUT: Final = 30.0
 """Seconds to make a connection."""
+
+NO_ADDRESS: Final = "no address for that host"
+"""How a cause begins that is its name."""
 
 SAMPLE_INTERVAL: Final = 0.2
 """Seconds between two looks at the run."""
@@ -190,6 +195,7 @@ class _Swarm:
         self._reports: dict[int, McuReport] = {}
         self._results: Counter[str] = Counter()
         self._failed_attempts: Counter[str] = Counter()
+        self._not_connected: Counter[str] = Counter()
         self._durations = Durations()
         self._records = 0
         self._programmed_bytes = 0
@@ -251,12 +257,10 @@ class _Swarm:
                 else:
                     local = None if source is None else (source, 0)
                     await self.loop.create_connection(lambda: attempt, host, port, local_addr=local)
-        except TimeoutError:
-            self.ended(attempt, f"no connection within {CONNECT_TIMEOUT:g} s", NOT_CONNECTED)
-        except OSError as error:
-            self.ended(attempt, f"cannot connect: {error.strerror or error}", NOT_CONNECTED)
-        except UnicodeError as error:  # a host name that no name service can be asked for
-            self.ended(attempt, f"cannot connect: {error}", NOT_CONNECTED)
+        except (OSError, UnicodeError) as error:  # the latter: a name that no name service can be asked for
+            cause = _cause(error)
+            self._not_connected[cause] += 1
+            self.ended(attempt, f"cannot connect: {cause}", NOT_CONNECTED)
 
     def _begin(self, number: int) -> _Device:
         plan = self._plans[number]
@@ -417,6 +421,7 @@ class _Swarm:
             p90_s=p90_s,
             p99_s=p99_s,
             failed_attempts=dict(self._failed_attempts),
+            not_connected=dict(self._not_connected),
         )
 
     def close(self) -> None:
@@ -442,7 +447,18 @@ class _Swarm:
             programmed_bytes=self._programmed_bytes + sum(map(_programmed, self._devices.values())),
             rss_bytes=resident_bytes(),
             failed_attempts=self._failed_attempts,
+            not_connected=self._not_connected,
+            strangers=sum(plan.is_stranger for plan in self._plans),
         )
+
+
+def _cause(error: OSError | UnicodeError) -> str:
+    """Why there is no connection, in the system's words, which are the same for all devices that it is the cause of."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):
+        return f"{NO_ADDRESS}: {getattr(error, 'strerror', None) or error}"
+    if error.errno is not None:
+        return os.strerror(error.errno)
+    return f"no answer within {CONNECT_TIMEOUT:g} s" if isinstance(error, TimeoutError) else str(error)
 
 
 def _programmed(device: _Device) -> int:

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import errno
 import io
+import itertools
 import json
 import os
 import re
@@ -10,20 +12,24 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from rich.console import Console
 
 from fota_cli import exit_codes, fleet_report
 from fota_cli.compose.fleet_page import FleetPageFigures, render
 from fota_cli.fleet_report import csv_text, without_secrets
-from fota_cli.fleet_shards import LostRow, ShardedReport, ShardRow
+from fota_cli.fleet_shards import Attempt
 from fota_cli.main import main
 from fota_cli.progress import FleetProgress, Look, Pace, line, summary, view
+from fota_cli.shard_report import ShardedReport, ShardResult, merge
 from fota_cli.slo import MEASURES, is_good, parse
 from fota_simulator.report import McuReport, Sample, SwarmReport
 
@@ -76,21 +82,30 @@ def report_of(*devices: McuReport, count: int | None = None, duration_s: float =
 
 def without_rows(report: SwarmReport) -> ShardedReport:
     """The same run in one shard, whose report has no row for each device."""
-    values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report) if field.init}
-    return ShardedReport(
-        **values | {"devices": ()},
-        ok_devices=sum(one.ok for one in report.devices),
-        shards=(ShardRow(0, 2, "tcp://127.0.0.1:1", report.count, report.updated, 0.5, 3.0, 1 << 20),),
-        lost=(LostRow(0, 1, "tcp://127.0.0.1:2"),),
-        trouble=None,
-        exit_code=0 if report.ok else 1,
+    return in_shards([report], report, lost=[Attempt(0, 1, "tcp://127.0.0.1:2", 0)])
+
+
+def in_shards(shards: Sequence[SwarmReport], whole: SwarmReport, **changes: Any) -> ShardedReport:
+    """The run `whole` as it is told by its shards, none of whose devices has a row."""
+    results = [
+        (Attempt(number, 2, "tcp://127.0.0.1:1", 0), 0.0, ShardResult.of(shard, with_devices=False))
+        for number, shard in enumerate(shards)
+    ]
+    return merge(
+        whole.count,
+        results,
+        whole.timeline,
+        duration_s=whole.duration_s,
+        strangers=whole.strangers.count,
+        **changes,
     )
 
 
 def page_of(report: SwarmReport, *slos: str, interrupted: bool = False, facts: dict[str, str] = FACTS) -> str:
     """The page of a run."""
     judgements = [parse(text).judge(report) for text in slos]
-    return render(FleetPageFigures(report, judgements, is_good(report, judgements), interrupted, facts))
+    good, why = is_good(report, judgements), fleet_report.ended_early(report)
+    return render(FleetPageFigures(report, judgements, good, interrupted, why, facts))
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +325,7 @@ def test_headline_is_green_only_where_all_was_well(
 
 
 def test_page_of_shards_has_the_distribution_without_a_row_for_each_device() -> None:
-    """It comes from the merged histogram."""
+    """It comes from what shards say of durations."""
     report = report_of(*(device(number) for number in range(100)))
 
     page = page_of(without_rows(report))
@@ -318,6 +333,28 @@ def test_page_of_shards_has_the_distribution_without_a_row_for_each_device() -> 
     (longest,) = re.findall(r"<tr><th>100%</th><td>within ([\d.]+) s</td></tr>", page)
     updates = [int(number) for number in re.findall(r"<title>(\d+) updates took", page)]
     assert (100.0, 100) == (float(longest), sum(updates))
+
+
+def test_page_of_a_run_that_broke_down_says_so() -> None:
+    """Headline and first section name what was missing and why; nothing on it is green."""
+    whole = report_of(device(0), device(1), count=5)
+
+    page = page_of(in_shards([report_of(device(0), device(1))], whole, trouble="the scheduler is gone", exit_code=3))
+
+    assert "<h1>Partial, ended before its time: 2 of 5 devices updated, 2 flashes verified</h1>" in page
+    assert '<header class="ill">' in page
+    assert "<h2>Ended before its time</h2><p>the scheduler is gone</p>" in page
+    assert "3 devices had not ended" in page
+
+
+def test_page_says_why_there_was_no_connection() -> None:
+    """The system's words, how often, and what to do."""
+    lost = [device(number, "failed", reason="connection") for number in range(3)]
+
+    page = page_of(dataclasses.replace(report_of(*lost), not_connected={NO_PORTS: 2, "strange": 1}))
+
+    assert f"<tr><th>{NO_PORTS}</th><td>2</td><td>ports are used up, or a --source-ip is" in page
+    assert "<tr><th>strange</th><td>1</td><td></td></tr>" in page
 
 
 def test_durations_that_lie_far_apart_have_a_logarithmic_axis() -> None:
@@ -401,16 +438,53 @@ def test_devices_that_had_not_ended_are_no_success() -> None:
     assert (False, "25%") == (judged.met, judged.value)
 
 
-def test_service_level_in_shards_is_judged_by_counts_and_histogram() -> None:
-    """Without a row for each device: exact in number, and in time but for the width of a bucket."""
-    report = report_of(*(device(number) for number in range(100)), device(0, "failed"))
+@given(
+    st.lists(
+        st.builds(
+            device,
+            st.integers(0, 500),
+            st.sampled_from(["updated", "refused", "failed"]),
+            is_stranger=st.booleans(),
+            attempts=st.integers(1, 9),
+            verified=st.sampled_from([True, False, None]),
+        ),
+        max_size=30,
+    ),
+    st.integers(0, 3),
+    st.lists(st.integers(0, 30), max_size=3),
+)
+def test_one_process_and_shards_judge_the_same_fleet_alike(
+    fleet: list[McuReport], waiting: int, cuts: list[int]
+) -> None:
+    """Every measure, strangers and percentiles included, though no device of a shard has a row."""
+    whole = report_of(*fleet, count=len(fleet) + waiting)
+    edges = [0, *sorted(min(cut, len(fleet)) for cut in cuts), len(fleet)]
+    shards = [report_of(*fleet[start:end]) for start, end in itertools.pairwise(edges)]
+    merged = in_shards(shards, whole)
 
-    judged = {text: parse(text).judge(without_rows(report)) for text in ("p95<=95s", "failed=1", "updated>99%")}
+    for text in (
+        *(f"{measure}<=1{unit}" for measure, units in MEASURES.items() for unit in units),
+        *("p0<1s", "p50<1s", "p99.9<1s", "p100<1s"),
+    ):
+        slo = parse(text)
+        one, many = slo.judge(whole), slo.judge(merged)
+        assert one == many
+        assert is_good(whole, [one]) == is_good(merged, [many])
+    assert is_good(whole, []) == is_good(merged, [])
+    assert (whole.p50_s, whole.p90_s, whole.p99_s) == (merged.p50_s, merged.p90_s, merged.p99_s)
 
-    p95 = judged["p95<=95s"].measured
-    assert p95 is not None
-    assert 95.0 == pytest.approx(float(p95), rel=1 / 128)
-    assert (True, True) == (judged["failed=1"].met, judged["updated>99%"].met)
+
+def test_a_share_in_shards_is_not_of_strangers() -> None:
+    """One of two known devices was refused, and both strangers were."""
+    strangers = [device(number, "refused", is_stranger=True) for number in (2, 3)]
+    whole = report_of(GOOD, REFUSED, *strangers)
+    merged = without_rows(whole)
+
+    assert [("50%", True)] * 2 == [
+        (one.value, is_good(report, [one]))
+        for report in (whole, merged)
+        for one in [parse("refused<=50%").judge(report)]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -447,6 +521,7 @@ def test_service_level_that_is_none_is_one_line_and_exit_code_2(
     assert message in printed.err
 
 
+NO_PORTS: Final = os.strerror(errno.EADDRNOTAVAIL)
 GOOD: Final = device(0)
 FAILED: Final = device(1, "failed")
 REFUSED: Final = device(1, "refused")
@@ -615,6 +690,46 @@ def test_the_end_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
             progress.update(sample)
 
     assert 1 == capsys.readouterr().err.count("\n")
+
+
+def test_live_view_and_line_tell_why_there_is_no_connection() -> None:
+    """In place of the bare reason; what has no cause keeps it."""
+    sample = dataclasses.replace(
+        SAMPLE, failed_attempts={"connection": 9, "timeout": 1}, not_connected={"Connection refused": 7}
+    )
+    console = Console(file=io.StringIO(), width=132, force_terminal=False)
+
+    with console.capture() as captured:
+        console.print(view(sample, pace(), 10_000))
+
+    assert "7 x connection: Connection refused   2 x connection   1 x timeout" in captured.get()
+    assert line(sample, pace(), 10_000).endswith(
+        "; attempts: 7 x connection: Connection refused, 2 x connection, 1 x timeout"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ECONNREFUSED, "is the server there? Look at host and port in --server"),
+        (errno.EADDRNOTAVAIL, "--source-ip"),
+        (errno.EADDRINUSE, "--source-ip"),
+        (errno.EMFILE, "ulimit -n"),
+        (errno.ENETUNREACH, "--server"),
+        (errno.ETIMEDOUT, "--ramp"),
+    ],
+)
+def test_summary_of_a_fleet_without_connection_says_what_to_do(code: int, advice: str) -> None:
+    """By the system's own words; nothing is said of images and durations that there were none of."""
+    words = os.strerror(code)
+    lost = report_of(*(device(number, "failed", reason="connection", verified=None) for number in range(3)))
+
+    told = summary(dataclasses.replace(lost, not_connected={words: 3})).splitlines()
+
+    assert ["0 of 3 updated, 0 refused, 3 failed", "3 x connection"] == [told[0], told[-2]]
+    assert told[-1].startswith(f"no connection, 3 x {words}; ")
+    assert advice in told[-1]
+    assert 4 == len(told)
 
 
 def test_summary_tells_attempts_only_where_some_came_again() -> None:

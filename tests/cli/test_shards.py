@@ -1,12 +1,15 @@
 """A fleet in shards: how a run is cut up and counted, and real worker processes that run, die and are reaped."""
 
+import contextlib
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import json
 import os
 import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -34,9 +37,11 @@ from fota_cli.fleet_shards import (
     sources_of_slot,
 )
 from fota_cli.main import main
+from fota_cli.shard_report import ShardResult, merge
 from fota_protocol.formats import load
 from fota_protocol.parts import PARTS
 from fota_simulator.behaviour import Arrivals, Behaviour
+from fota_simulator.durations import Durations
 from fota_simulator.report import McuReport, Sample, SwarmReport
 from fota_simulator.swarm import DevicePlan
 
@@ -47,9 +52,11 @@ PATIENCE: Final = 60.0
 """Seconds after which something that should happen counts as not happening."""
 SLOW: Final = ["--think", "0.1"]
 """What makes a run last some ten seconds, long enough to be disturbed."""
+STEADY: Final = ["--think", "0.05"]
+"""What makes a shard last some four seconds, so that a line is printed between the ends of two."""
 
 needs_engine = pytest.mark.skipif(
-    not (importlib.util.find_spec("distributed") and importlib.util.find_spec("hdrh")),
+    not importlib.util.find_spec("distributed"),
     reason='the extra "swarm" is not installed',
 )
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to find processes in")
@@ -196,6 +203,21 @@ def test_sample_of_a_run_adds_up_its_shards() -> None:
     assert first.slot == ledger.begin("c").slot != second.slot
 
 
+def test_what_was_under_way_at_the_end_counts_no_more() -> None:
+    """The last sample of a run that broke down says what its report says."""
+    ledger: Ledger[str] = Ledger([10, 10], 2)
+    first, second = ledger.begin("a"), ledger.begin("b")
+    ledger.finish(first, "", sample(updated=10))
+    ledger.heard(1, 1, sample(updated=7, connected=3))
+
+    ledger.give_up()
+
+    assert (10, 0, 10) == (ledger.sample(1.0).updated, ledger.sample(1.0).connected, ledger.sample(1.0).waiting)
+    assert not ledger.finish(second, "late", sample(updated=10))
+    assert () == ledger.running
+    assert [] == ledger.lost
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -247,7 +269,7 @@ def test_scheduler_that_is_no_address_is_bad_input(capsys: pytest.CaptureFixture
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Without the engine, one line says how to get it."""
     monkeypatch.delitem(sys.modules, "fota_cli.compose.shards", raising=False)
-    monkeypatch.setitem(sys.modules, "dask", None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
 
     code = main(["swarm", "--server", "127.0.0.1:4000", "--count", "5", "--local-workers", "2"])
 
@@ -258,10 +280,8 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 # --- merging
 
 
-def result_of(durations: list[float], began_s: float, worker: str) -> tuple[Attempt, float, Any]:
+def result_of(durations: list[float], began_s: float, worker: str) -> tuple[Attempt, float, ShardResult]:
     """A shard whose devices took so long."""
-    from fota_cli.compose.shards import ShardResult, histogram_of
-
     devices = [
         McuReport(f"{worker}{number}", "updated", None, "", "01", 64, True, None, True, 0.5, duration)
         for number, duration in enumerate(durations)
@@ -269,45 +289,42 @@ def result_of(durations: list[float], began_s: float, worker: str) -> tuple[Atte
     report = SwarmReport.of(
         len(devices), devices, (), duration_s=9.0, records=64 * len(devices), programmed_bytes=1, rss_bytes=1_000
     )
-    return (
-        Attempt(int(began_s), 1, worker, 0),
-        began_s,
-        ShardResult(report, len(devices), histogram_of(durations).encode()),
-    )
+    return Attempt(int(began_s), 1, worker, 0), began_s, ShardResult.of(report, with_devices=True)
 
 
-@needs_engine
 def test_merged_report_is_that_of_one_process() -> None:
-    """Counts and buckets are equal, percentiles but for 0.1 %; devices begin when their shard did."""
-    from fota_cli.compose.shards import merge
-
+    """Counts, buckets and percentiles are equal; devices begin when their shard did."""
     first, second = [number / 100 for number in range(1, 400)], [number / 7 for number in range(1, 300)]
     both = result_of([*first, *second], 0.0, "one")[2].report
 
     merged = merge(698, [result_of(first, 0.0, "a"), result_of(second, 3.0, "b")], (), duration_s=9.0)
 
-    expected, found = both.as_json(), merged.as_json()
-    for name in ("rss_bytes", "devices", "bytes", "p50_s", "p90_s", "p99_s"):
+    expected, found = both.as_json(), json.loads(json.dumps(merged.as_json()))
+    expected["histogram"] = [dataclasses.asdict(bucket) for bucket in Durations([*first, *second]).buckets()]
+    for name in ("rss_bytes", "devices", "bytes"):
         del expected[name]
-    assert expected == {name: found[name] for name in expected}
-    assert merged.p50_s == pytest.approx(both.p50_s, rel=1e-3)
-    assert merged.p99_s == pytest.approx(both.p99_s, rel=1e-3)
+    assert json.loads(json.dumps(expected)) == {name: found[name] for name in expected}
     assert 2_000 == merged.rss_bytes
     assert {0.5, 3.5} == {device.started_s for device in merged.devices}
     assert merged.ok
     assert 0 == merged.exit_code
 
 
-@needs_engine
 def test_merged_report_of_no_shard_is_a_failed_run() -> None:
     """A run that ended before its first result has zeroes to tell, and is not ok."""
-    from fota_cli.compose.shards import merge
-
     merged = merge(10, [], (), duration_s=0.0)
 
     assert (10, 0, 0.0, 0.0) == (merged.count, merged.updated, merged.p99_s, merged.max_s)
     assert not merged.ok
     assert 1 == merged.exit_code
+
+
+def test_result_of_a_shard_is_few_bytes() -> None:
+    """Without rows, a device costs the run eight bytes of the wire."""
+    attempt, began_s, whole = result_of([1.0 + number / 100 for number in range(2_500)], 0.0, "a")
+    result = ShardResult.of(whole.report, with_devices=False)
+
+    assert len(pickle.dumps((attempt, began_s, result))) <= 8 * 2_500 + 2_048
 
 
 # --- real processes
@@ -356,6 +373,14 @@ class Fleet:
             if "20 under way" in line:
                 return self.workers()
         raise AssertionError("ended before devices were under way")
+
+    def wait_until_some_are_updated(self) -> int:
+        """Until the first shard has ended; returns how many devices are updated."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if (found := re.search(rf"([1-9]\d*)/{COUNT} updated", line)) is not None:
+                return int(found[1])
+        raise AssertionError("ended before devices were updated")
 
     def workers(self) -> list[int]:
         """Process ids of its children."""
@@ -546,35 +571,112 @@ def test_workers_leave_when_their_owner_is_killed(server: str, tmp_path: Path) -
     wait_for(lambda: not any(map(is_alive, workers)))
 
 
+class Cluster:
+    """A scheduler and workers that are nobody's but this test's."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        ready = folder / "scheduler.json"
+        common = ["--scheduler-file", str(ready), "--no-dashboard", "--dashboard-address", "127.0.0.1:0"]
+        here = ["--host", "127.0.0.1"]
+        worker = ["-m", "distributed.cli.dask_worker", *here, "--nthreads", "1", "--no-nanny", *common]
+        with contextlib.ExitStack() as stack:
+            start = functools.partial(self._started, stack, folder)
+            self.scheduler = start(["-m", "distributed.cli.dask_scheduler", *here, "--port", "0", *common])
+            wait_for(lambda: ready.exists() and ready.stat().st_size > 0)  # it is made first, and written then
+            self.address: str = json.loads(ready.read_text())["address"]
+            self.workers = [start(worker) for _ in range(workers)]
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @staticmethod
+    def _started(stack: contextlib.ExitStack, folder: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, *arguments], stderr=subprocess.DEVNULL, cwd=folder)
+        stack.callback(process.wait, PATIENCE)
+        stack.callback(process.kill)
+        return process
+
+
 @needs_engine
 def test_cluster_of_others_is_used_and_left_alone(server: str, tmp_path: Path) -> None:
     """A scheduler and a worker that were there before are there afterwards, and may serve the next run."""
-    ready = tmp_path / "scheduler.json"
-    common = ["--scheduler-file", str(ready), "--no-dashboard"]
-    cluster = [
-        ["-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", *common],
-        ["-m", "distributed.cli.dask_worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny", *common],
-    ]
-    processes = []
-    try:
-        for arguments in cluster:
-            command = [sys.executable, *arguments, "--dashboard-address", "127.0.0.1:0"]
-            processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=tmp_path))
-            wait_for(lambda: ready.exists() and ready.stat().st_size > 0)  # it is made first, and written then
-        address = json.loads(ready.read_text())["address"]
+    with Cluster(tmp_path, 1) as cluster:
         codes = []
         for _ in range(2):
-            with Fleet(server, tmp_path, "--scheduler", address) as fleet:
+            with Fleet(server, tmp_path, "--scheduler", cluster.address) as fleet:
                 codes.append(fleet.end()[0])
-        alive = [process.poll() is None for process in processes]
-    finally:
-        for process in reversed(processes):
-            process.terminate()
-            process.wait(PATIENCE)
+        alive = [process.poll() is None for process in (cluster.scheduler, *cluster.workers)]
 
     assert [0, 0] == codes
     assert [True, True] == alive
     assert COUNT == fleet.report["verified"]
+
+
+@needs_engine
+def test_scheduler_that_dies_takes_away_nothing_that_has_ended(server: str, tmp_path: Path) -> None:
+    """Every report has the finished shards, says that it is of a part and why; exit code 3, and no traceback."""
+    page, rows = tmp_path / "run.html", tmp_path / "run.csv"
+    options = [*STEADY, "--html", str(page), "--csv", str(rows)]
+    with (
+        Cluster(tmp_path, 1) as cluster,
+        Fleet(server, tmp_path, "--scheduler", cluster.address, *options) as fleet,
+    ):
+        updated = fleet.wait_until_some_are_updated()
+        cluster.scheduler.kill()
+        code, out, err = fleet.end()
+
+    report = fleet.report
+    assert (3, 3, True, False) == (code, report["exit_code"], report["partial"], report["interrupted"])
+    assert updated <= report["updated"] == report["verified"] < COUNT
+    assert f"the scheduler {cluster.address} is gone" in report["trouble"]
+    assert report["updated"] == report["timeline"][-1]["updated"]
+    assert report["updated"] == len(report["devices"]) == len(rows.read_text().splitlines()) - 1
+    assert f"{report['updated']} of {COUNT} updated" in out
+    assert err.splitlines()[-1] == (
+        f"fota: {report['trouble']}; the results are partial: {COUNT - report['updated']} of {COUNT} devices had not "
+        "ended"
+    )
+    assert "Traceback" not in err
+    assert "<h1>Partial, ended before its time: " in page.read_text()
+
+
+@needs_engine
+@needs_proc
+def test_worker_that_raises_takes_away_nothing_that_has_ended(server: str, tmp_path: Path) -> None:
+    """It may open no more files, so its next shard cannot even begin; what went before is in the report."""
+    with Fleet(server, tmp_path, "--local-workers", "1", "--connected", "10", *STEADY) as fleet:
+        updated = fleet.wait_until_some_are_updated()
+        (worker,) = fleet.workers()
+        _, hard = resource.prlimit(worker, resource.RLIMIT_NOFILE)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (3, hard))
+        code, _, err = fleet.end()
+
+    report = fleet.report
+    assert (3, True) == (code, report["partial"])
+    assert updated <= report["updated"] < COUNT
+    assert re.search(r"fota: shard \d, attempt 1, on worker tcp://\S+: OSError: .*Too many open files; .*partial", err)
+    assert "Traceback" not in err
+    assert not is_alive(worker)
+
+
+@needs_engine
+def test_report_whose_folder_is_gone_takes_no_other_away(server: str, tmp_path: Path) -> None:
+    """It is named, with exit code 3; the others are written, and the summary is printed."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    with Fleet(server, tmp_path, "--local-workers", "2", *STEADY, "--html", str(folder / "run.html")) as fleet:
+        fleet.wait_until_some_are_updated()
+        folder.rmdir()
+        code, out, err = fleet.end()
+
+    assert 3 == code
+    assert err.splitlines()[-1].startswith(f"fota: cannot write {folder / 'run.html'}: ")
+    assert f"{COUNT} of {COUNT} updated" in out
+    assert COUNT == fleet.report["updated"]
 
 
 @needs_engine

@@ -16,7 +16,7 @@ from tests.simulator.test_swarm import BLINK, Served, mcuid, plan, update
 from fota_protocol.device import DeviceTimings
 from fota_simulator.behaviour import Arrivals, Behaviour, FaultKind, FaultRule, RetryPolicy
 from fota_simulator.durations import Durations
-from fota_simulator.report import McuReport, Sample, SwarmReport, percentile
+from fota_simulator.report import McuReport, Sample, Strangers, SwarmReport, percentile
 from fota_transport.simulated import SimulatedLoop
 
 PERCENTS = (0.0, 50.0, 90.0, 99.0, 99.9, 100.0)
@@ -147,14 +147,20 @@ def test_durations_are_those_of_updated_devices() -> None:
     assert [2.0, 3.0] == report.update_durations()
 
 
-def test_durations_come_from_the_histogram_where_devices_have_no_rows() -> None:
-    """Right but for the width of a bucket, and never above the longest."""
-    report = report_of([device(number, duration_s=1.0 + number) for number in range(5)])
+def test_strangers_are_told_apart_and_counted_with_all() -> None:
+    """By how they ended; those that had not ended are known from the plan."""
+    fleet = [
+        device(0),
+        device(1, "refused", is_stranger=True),
+        device(2, "failed", is_stranger=True, attempts=3),
+        device(3, is_stranger=True),
+    ]
 
-    found = dataclasses.replace(report, devices=()).update_durations()
+    report = report_of(fleet, strangers=5)
 
-    assert [1.0, 2.0, 3.0, 4.0, 5.0] == pytest.approx(found, rel=1 / 128)
-    assert max(found) <= report.max_s
+    assert Strangers(count=5, updated=1, refused=1, failed=1, attempts=5) == report.strangers
+    assert (2, 1, 1) == (report.updated, report.refused, report.failed)
+    assert 3 == report_of(fleet).strangers.count
 
 
 def watched(count: int, **settings: Any) -> tuple[SwarmReport, list[Sample]]:

@@ -4,8 +4,11 @@ The server here is the protocol's own session behind the transport's face, on an
 """
 
 import asyncio
+import errno
 import itertools
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +22,7 @@ from fota_protocol.image import FirmwareImage
 from fota_protocol.parts import PARTS
 from fota_protocol.server import Handshake, Identified, ServerSession
 from fota_protocol.status import Status
-from fota_simulator.behaviour import Arrivals
+from fota_simulator.behaviour import Arrivals, Behaviour, RetryPolicy
 from fota_simulator.boot import BootloaderSettings, BootPolicy
 from fota_simulator.flash import Flash
 from fota_simulator.report import McuReport, Sample, SwarmReport
@@ -210,6 +213,42 @@ def test_nobody_listens_so_every_device_failed(loop: Loop) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("host", "source", "cause"),
+    [
+        ("127.0.0.1", None, os.strerror(errno.ECONNREFUSED)),
+        ("127.0.0.1", "192.0.2.1", os.strerror(errno.EADDRNOTAVAIL)),  # of the documentation's, so nobody's
+        ("no-such-host.invalid", None, "no address for that host: "),
+        ("a" * 64, None, "no address for that host: "),  # longer than a label of a name may be
+    ],
+)
+def test_a_connection_that_cannot_be_made_has_the_system_s_cause(host: str, source: str | None, cause: str) -> None:
+    """Counted attempt by attempt, in the report and in samples, and in the device's own words."""
+    samples: list[Sample] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    loop = new_event_loop()
+
+    report, _ = loop.run_until_complete(
+        run_swarm(
+            loop,
+            host,
+            port,
+            [plan(i, BLINK) for i in range(3)],
+            behaviour=Behaviour(retry=RetryPolicy(1, 0.0)),
+            source_addresses=() if source is None else (source,),
+            on_progress=samples.append,
+        )
+    )
+
+    loop.close()
+    ((found, number),) = report.not_connected.items()
+    assert found.startswith(cause)
+    assert (6, {"connection": 6}) == (number, report.failed_attempts)
+    assert report.not_connected == samples[-1].not_connected
+    assert {f"cannot connect: {found}"} == {device.detail for device in report.devices}
+
+
 def test_silent_server_is_a_timeout() -> None:
     """Every wait of a device has a deadline, also in virtual time."""
     loop = SimulatedLoop(1)
@@ -338,4 +377,5 @@ def test_reports_are_json(loop: Loop) -> None:
         "p90_s",
         "p99_s",
         "failed_attempts",
+        "not_connected",
     }

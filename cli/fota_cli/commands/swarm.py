@@ -10,9 +10,9 @@ devices run in virtual time, and nothing else is needed: minutes pass in seconds
   fota swarm --virtual --count 100 --retries 3 --faults faults.toml --slo 'p99<60s' --slo 'failed<1%' --html report.html
   fota swarm --server 127.0.0.1:4000 --registry registry.sqlite --firmware bin --local-workers 8 --source-ip 127.0.0.2-9
 
-Exit code 0 if all were updated (and verified where that could be told) and every --slo holds, 1 if not, 4 if a worker
-was lost and that makes the run invalid (--on-worker-loss), 130 if interrupted by Ctrl-C, after a report of what was
-done so far.
+Exit code 0 if all were updated (and verified where that could be told) and every --slo holds, 1 if not, 3 if a run in
+shards broke down, 4 if a worker was lost and that makes the run invalid (--on-worker-loss), 130 if interrupted by
+Ctrl-C; each after a report of what was done so far.
 """
 
 import argparse
@@ -53,9 +53,18 @@ from ..device_options import add_device_options, identification, part_named, ser
 from ..errors import UsageError
 from ..files import check_writable, read_bytes, read_image
 from ..fleet_options import add_fleet_options, arrivals, behaviour
-from ..fleet_report import add_report_options, check_report_options, schema, without_secrets, write_reports
-from ..fleet_shards import ShardedReport, ShardSettings, add_shard_options, check_devices, shard_settings
+from ..fleet_report import (
+    add_report_options,
+    check_report_options,
+    ended_early,
+    schema,
+    without_secrets,
+    write_reports,
+)
+from ..fleet_shards import ShardSettings, add_shard_options, check_devices, shard_settings
+from ..interrupts import Deferred
 from ..progress import FleetProgress
+from ..shard_report import ShardedReport
 
 FIRST_MCUID: Final = "0001000000000000000000000"
 RESERVED_DESCRIPTORS: Final = 64
@@ -120,19 +129,31 @@ def run(args: argparse.Namespace) -> int:
             report, interrupted = _run_sharded(args, spread)
         else:
             report, interrupted = _run_real(args, on_chunk)
-    good = write_reports(args, report, interrupted=interrupted)
+    try:
+        good = write_reports(args, report, interrupted=interrupted)
+    finally:  # also where a report cannot be written
+        _tell_early_end(report, interrupted)
     if interrupted:
-        ended = report.updated + report.refused + report.failed
-        print(f"fota: interrupted, {report.count - ended} devices had not ended", file=sys.stderr)
         return exit_codes.INTERRUPTED
     if isinstance(report, ShardedReport) and report.trouble is not None:
-        print(f"fota: {report.trouble}", file=sys.stderr)
         return report.exit_code
     if not good:
         seed = [] if "--seed" in sys.argv else ["--seed", str(args.seed)]
         command = shlex.join(["fota", *without_secrets(sys.argv[1:]), *seed])
         print(f"fota: to repeat what chance did, --seed {args.seed}: {command}", file=sys.stderr)
     return exit_codes.OK if good else exit_codes.FAILED
+
+
+def _tell_early_end(report: SwarmReport, interrupted: bool) -> None:
+    """Say on standard error why a run ended before its time, where it did."""
+    missing = report.count - report.updated - report.refused - report.failed
+    why = ended_early(report)
+    if interrupted:
+        print(f"fota: interrupted, {missing} devices had not ended", file=sys.stderr)
+    elif why is not None:
+        print(
+            f"fota: {why}; the results are partial: {missing} of {report.count} devices had not ended", file=sys.stderr
+        )
 
 
 def _run_real(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmReport, bool]:
@@ -173,7 +194,8 @@ def _run_real(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmR
 
 def _run_sharded(args: argparse.Namespace, spread: ShardSettings) -> tuple[SwarmReport, bool]:
     """Run against a server from worker processes; returns the report, and whether it was interrupted."""
-    from ..compose.shards import run_sharded  # of the extra `swarm`, which nobody else needs
+    with Deferred():
+        from ..compose.shards import run_sharded  # of the extra `swarm`, which nobody else needs
 
     host, port = _real_server(args)
     check_devices(args.count or 0)  # before so many plans are made

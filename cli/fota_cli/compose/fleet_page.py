@@ -10,6 +10,7 @@ from typing import Final
 
 from fota_simulator.report import SwarmReport, percentile
 
+from ..advice import advice_on
 from ..slo import Judgement
 from .charts import STATES, Bar, bars, fleet_over_time, histogram, legend, percentile_curve, rates_over_time
 from .document import document, memory, mib, section, table
@@ -29,6 +30,8 @@ class FleetPageFigures:
     judgements: Sequence[Judgement]
     is_good: bool
     interrupted: bool
+    ended_early: str | None
+    """Why the run was ended before its time; None where it was not."""
     facts: Mapping[str, str]
     """Of the run: name to value, in the order of the page."""
 
@@ -41,7 +44,9 @@ class FleetPageFigures:
             text += f", {report.verified:,} flashes verified"
         if missed := sum(not one.met for one in self.judgements):
             text += f", {missed} of {len(self.judgements)} service levels missed"
-        return f"Interrupted: {text}" if self.interrupted else text
+        if self.interrupted:
+            return f"Interrupted: {text}"
+        return text if self.ended_early is None else f"Partial, ended before its time: {text}"
 
 
 def render(figures: FleetPageFigures) -> str:
@@ -52,7 +57,7 @@ def render(figures: FleetPageFigures) -> str:
     states = {style: name for style, (name, _) in STATES.items()} | {"rate": "records/s (right axis)"}
     sections = [
         section("Figures", table(_figures(report))),
-        section("Outcomes", bars(_outcomes(report)) + _failures(report)),
+        section("Outcomes", bars(_outcomes(report)) + _failures(report) + _not_connected(report)),
         section("Fleet over time", fleet_over_time(report.timeline) + legend(states)),
         section(
             "Updates and failures over time",
@@ -66,16 +71,26 @@ def render(figures: FleetPageFigures) -> str:
     ]
     if figures.judgements:
         sections.insert(1, section("Service levels", _judgements(figures.judgements)))
-    return document(figures.verdict, sections, well=figures.is_good and not figures.interrupted)
+    if figures.ended_early is not None:
+        sections.insert(0, section("Ended before its time", _ended_early(figures.ended_early, report)))
+    is_whole = not figures.interrupted and figures.ended_early is None
+    return document(figures.verdict, sections, well=figures.is_good and is_whole)
+
+
+def _ended_early(why: str, report: SwarmReport) -> str:
+    missing = report.count - report.updated - report.refused - report.failed
+    return f"<p>{escape(why)}</p><p>All figures are of a part of the run: {missing:,} devices had not ended.</p>"
 
 
 def _figures(report: SwarmReport) -> list[tuple[str, str]]:
     ended = report.updated + report.refused + report.failed
+    strangers = report.strangers
     return [
         ("updated", f"{report.updated:,} of {report.count:,}"),
         ("flashes verified", f"{report.verified:,}, {report.not_verified:,} differ from their image"),
         ("refused, failed", f"{report.refused:,}, {report.failed:,}"),
         ("not ended", f"{report.count - ended:,}"),
+        *([("strangers", f"{strangers.count:,}, {strangers.refused:,} of them refused")] if strangers.count else []),
         ("attempts", f"{report.attempts:,}, {report.attempts / ended if ended else 0.0:.2f} a device"),
         ("duration", f"{report.duration_s:.1f} s"),
         ("updates", f"{report.updates_per_s:,.1f} /s"),
@@ -120,6 +135,18 @@ def _failures(report: SwarmReport) -> str:
         for reason in reasons
     )
     return f"<h3>Failures by reason</h3><table><tr><th>reason</th><th>devices</th><th>attempts</th></tr>{lines}</table>"
+
+
+def _not_connected(report: SwarmReport) -> str:
+    """Why attempts found no connection, and what to do."""
+    if not report.not_connected:
+        return ""
+    lines = "".join(
+        f"<tr><th>{escape(cause)}</th><td>{number:,}</td><td>{escape(advice_on(cause) or '')}</td></tr>"
+        for cause, number in report.not_connected.items()
+    )
+    head = "<tr><th>the system said</th><th>attempts</th><th>what to do</th></tr>"
+    return f"<h3>No connection</h3><table>{head}{lines}</table>"
 
 
 def _percentiles(ascending: Sequence[float]) -> str:

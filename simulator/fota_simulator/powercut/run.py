@@ -4,13 +4,14 @@ Each worker has the scenario and an explorer of its own, and takes ranges of fla
 depend on how many workers there are, nor on who did what: classes are counted here.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -71,9 +72,10 @@ def run(scenario: Scenario, *, jobs: int, sample: int = SAMPLE, on_progress: Pro
     stop = context.Event()
     pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin, initargs=(scenario, stop))
     try:
-        # The longest ranges, those at the end of the image, first.
-        judging = [pool.submit(_judge, piece) for piece in reversed(ranges)]
-        playing = {pool.submit(_play, piece): piece for piece in pieces}
+        with _interrupts_held():  # submitting starts the processes
+            # The longest ranges, those at the end of the image, first.
+            judging = [pool.submit(_judge, piece) for piece in reversed(ranges)]
+            playing = {pool.submit(_play, piece): piece for piece in pieces}
         every: list[Future[Any]] = [*judging, *playing]
         for future in as_completed(every):
             if (piece := playing.get(future)) is not None:
@@ -87,6 +89,22 @@ def run(scenario: Scenario, *, jobs: int, sample: int = SAMPLE, on_progress: Pro
         stop.set()
         pool.shutdown(cancel_futures=True)
     return CutReport(Tally.of(judged, scenario.settings.policy), len(played), _compared(judged, played))
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """SIGINT waits until the end, and for good in the processes that are started meanwhile: who started them decides.
+
+    Otherwise one that comes while a process starts ends it in the midst of Python's own work, with a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _done(judged: float, played: int, drawn: int) -> float:
