@@ -31,12 +31,19 @@ def read_bytes(path: Path, what: str = "firmware") -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `path` in one step, so that nobody ever reads half of it; raises `UsageError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write `path` in one step, so that nobody ever reads half of it; raises `UsageError`.
+
+    A link stays one; what is no file (`/dev/stdout`, a pipe) is written into and not replaced.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_bytes(content)
+            return
         try:
             temporary.write_bytes(content)
-            temporary.replace(path)
+            temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:

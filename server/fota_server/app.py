@@ -27,6 +27,9 @@ from .service import ServedOnce, UpdateService
 from .sockets import bind, close, port_of
 from .tls import LOOK_INTERVAL, Certificates
 
+REGISTRY_INTERVAL: Final = 1.0
+"""Seconds between two looks at the registry while no device comes: a change is followed all the same."""
+
 RESERVED_DESCRIPTORS: Final = 64
 """Descriptors kept for files, the registry, the journal and the loop."""
 
@@ -117,6 +120,7 @@ async def running(
         else:
             host, port = settings.host or "0.0.0.0", port_of(sockets)
             await listener.start(sockets)
+            stack.callback(loop.create_task(_look_at_registry(service)).cancel)
         tls_port = None
         if certificates is not None:
             tls_port = port_of(tls_sockets)
@@ -173,11 +177,12 @@ def greeting(settings: Settings, ready: Ready) -> str:
         f"deadlines {settings.identification_timeout:g} s to identify, {settings.ack_timeout:g} s to ack",
     ]
     facts += [f"{workers} workers"] if ready.workers else []
-    return f"Listening on {ready.host}:{ready.port}{tls}: {', '.join(facts)}"
+    host = f"[{ready.host}]" if ":" in ready.host else ready.host
+    return f"Listening on {host}:{ready.port}{tls}: {', '.join(facts)}"
 
 
 async def serve(settings: Settings, *, on_ready: Callable[[Ready], None], console: TextIO | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal cuts the updates that still go on."""
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second signal cuts the updates that still go on."""
     async with running(settings, console=console) as (listener, ready, logger):
         asyncio.get_running_loop().set_exception_handler(lambda _, context: report(logger, context))
         with on_signals(listener.cut_all) as stop:
@@ -188,7 +193,7 @@ async def serve(settings: Settings, *, on_ready: Callable[[Ready], None], consol
 
 @contextlib.contextmanager
 def on_signals(again: Callable[[], None]) -> Iterator[asyncio.Event]:
-    """An event that SIGTERM or SIGINT sets; every further signal calls `again`, also after leaving."""
+    """An event that SIGTERM, SIGINT or SIGHUP sets; every further signal calls `again`, also after leaving."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def on_signal() -> None:
@@ -196,7 +201,10 @@ def on_signals(again: Callable[[], None]) -> Iterator[asyncio.Event]:
             again()
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, on_signal)
     yield stop
 
@@ -251,3 +259,9 @@ async def _look_after(certificates: Certificates, logger: logging.Logger) -> Non
     while True:
         await asyncio.sleep(LOOK_INTERVAL)
         certificates.look(logger)
+
+
+async def _look_at_registry(service: UpdateService) -> None:
+    while True:
+        await asyncio.sleep(REGISTRY_INTERVAL)
+        service.report_registry()

@@ -3,6 +3,7 @@
 * ServerError
     * ConfigError        a setting is not as it must be
     * RegistryError      the registry cannot be read at all, or written
+        * KnownDeviceError   …because a device that is to be new is there already
     * UnservableError    one device cannot be served, and why (with the status of its session)
         * TemporaryError     …at this moment; it may try again
     * JournalError       the journal cannot be opened
@@ -22,6 +23,10 @@ class ConfigError(ServerError):
 
 class RegistryError(ServerError):
     """The registry cannot be read at all, or cannot be written."""
+
+
+class KnownDeviceError(RegistryError):
+    """A device that was to be added, and to replace none, is there already."""
 
 
 class JournalError(ServerError):

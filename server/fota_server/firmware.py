@@ -94,7 +94,12 @@ class FirmwareStore:
         name, part_name = key.filename, key.part
         try:
             with open(key.path, "rb") as file:
+                before = os.fstat(file.fileno())
                 data = file.read(MAX_FILE_SIZE + 1)
+                after = os.fstat(file.fileno())
+            if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, after.st_size):
+                message = f"firmware {name}: changed while it was read"
+                return TemporaryError(message, status=Status.UNABLE_BUFFERING_CODE)
             image = load(data, allow_unterminated=self._allow_unterminated)
             part = find_part(part_name or DEFAULT_PART)
             if part_name is not None:

@@ -168,7 +168,7 @@ class UpdateService:
         self._journal.add(
             JournalRow(
                 started_at=note.started_at,
-                duration_s=now - note.started_at,
+                duration_s=max(0.0, now - note.started_at),  # the system's clock may be set back meanwhile
                 peer=note.peer,
                 mcuid=mcuid,
                 suffix=note.identification.suffix if note.identification else "",

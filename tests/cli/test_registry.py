@@ -1,6 +1,7 @@
 """`fota registry` as a process of its own: each action, on a text file and on SQLite, and what it says of bad input."""
 
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -256,3 +257,91 @@ def test_a_name_that_is_no_text_is_a_message(path: Path, name: str) -> None:
 
     assert "Traceback" not in done.stderr
     assert done.returncode == (2 if "\udcff" in name else 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_output_that_cannot_be_written_is_told(path: Path, unbuffered: str) -> None:
+    """A full disk behind `>` is a message and exit code 2."""
+    command = [sys.executable, "-m", "fota_cli", "registry", "list", "--registry", str(path)]
+    with open("/dev/full", "wb") as full:
+        env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, env=env, check=False, timeout=30)
+
+    assert (2, b"fota: cannot write standard output: No space left on device\n") == (done.returncode, done.stderr)
+
+
+def test_a_command_without_standard_output_does_its_work(path: Path) -> None:
+    """A daemon may start it so."""
+    script = 'exec "$0" -m fota_cli registry add 77 a.s19 1 --registry "$1" >&-'
+    done = subprocess.run(["sh", "-c", script, sys.executable, str(path)], capture_output=True, check=False, timeout=30)
+
+    assert (0, b"") == (done.returncode, done.stderr)
+    assert RegistryEntry("77", "a.s19", "1") in content(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+@pytest.mark.parametrize(
+    "arguments",
+    [["list"], ["show", "77"], ["add", "77", "a.s19", "1"], ["remove", "77"], ["export", "out.txt"]],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_pipe_is_no_registry(tmp_path: Path, arguments: list[str]) -> None:
+    """Nobody waits for its other end, and no device is read without its first digits."""
+    os.mkfifo(tmp_path / "pipe")
+    done = fota(*arguments, "--registry", tmp_path / "pipe")
+
+    assert (2, f"fota: registry {tmp_path / 'pipe'}: a pipe or a device, expected a file\n") == (
+        done.returncode,
+        done.stderr,
+    )
+
+
+def test_what_comes_by_a_pipe_is_not_imported(path: Path) -> None:
+    """It can be read only once, and its kind would be seen by its first bytes."""
+    command = [sys.executable, "-m", "fota_cli", "registry", "import", "/dev/stdin", "--registry", str(path)]
+    done = subprocess.run(command, input=b"77,a.s19,1\n", capture_output=True, check=False, timeout=30)
+
+    assert 2 == done.returncode
+    assert b"a pipe or a device, expected a file" in done.stderr
+    assert {FIRST, SECOND} == content(path)
+
+
+def test_export_writes_into_a_pipe_and_leaves_it_one(path: Path) -> None:
+    """`/dev/stdout` is written to, not replaced by a file."""
+    done = fota("export", "/dev/stdout", "--registry", path, "--plain")
+
+    assert 0 == done.returncode
+    assert done.stdout.startswith(f"{FIRST.mcuid},blink_1.s19,16\n{SECOND.mcuid},blink_2.s19,1A\n")
+    assert Path("/dev/stdout").is_symlink()
+
+
+def test_export_through_a_link_leaves_it_one(path: Path, tmp_path: Path) -> None:
+    """The file that the link leads to is written."""
+    (tmp_path / "link.txt").symlink_to(tmp_path / "out.txt")
+    fota("export", tmp_path / "link.txt", "--registry", path)
+
+    assert (tmp_path / "link.txt").is_symlink()
+    assert {FIRST, SECOND} == content(tmp_path / "out.txt")
+
+
+def test_a_malformed_device_is_removed_and_replaced(tmp_path: Path) -> None:
+    """What is wrong with a line keeps nobody from mending it."""
+    path = tmp_path / "devices2update.txt"
+    path.write_text(f"{FIRST.mcuid},,16\n{SECOND.mcuid},b.s19,XY\n")
+    removed = fota("remove", FIRST.mcuid, "--registry", path)
+    replaced = fota("add", SECOND.mcuid, "b.s19", "2", "--replace", "--registry", path)
+
+    assert (0, 0) == (removed.returncode, replaced.returncode)
+    assert f"{SECOND.mcuid},b.s19,2\n" == path.read_text()
+
+
+def test_a_large_import_counts_what_it_replaced(tmp_path: Path) -> None:
+    """The numbers are those of the change, however large the registry is."""
+    path, source = tmp_path / "devices2update.txt", tmp_path / "source.txt"
+    path.write_text("".join(f"{number:025d},a.s19,16\n" for number in range(3_000)))
+    source.write_text("".join(f"{number:025d},b.s19,17\n" for number in range(1_000, 5_000)))
+    done = fota("import", source, "--registry", path)
+
+    assert f"{path}: 2,000 added, 2,000 replaced\n" == done.stdout
+    assert 5_000 == len(content(path))

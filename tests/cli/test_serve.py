@@ -348,10 +348,11 @@ def test_a_second_signal_cuts_at_once(site: Site) -> None:
         assert device.recv(1) == b""
 
 
-def test_sigint_stops_as_sigterm_does(site: Site) -> None:
-    """Ctrl-C is an orderly end without a traceback."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_stop_as_sigterm_does(site: Site, number: signal.Signals) -> None:
+    """Ctrl-C, and a terminal that is closed, are an orderly end without a traceback."""
     with serving(*site.options) as server:
-        code, out, err = server.stop(signal.SIGINT)
+        code, out, err = server.stop(number)
 
     assert (code, out) == (0, "")
     assert "Traceback" not in err

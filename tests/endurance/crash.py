@@ -101,15 +101,18 @@ class Reader:
 def arguments() -> argparse.ArgumentParser:
     parser = parser_of("crash", __doc__)
     parser.add_argument("--rounds", type=count, default=20, metavar="N", help="kills (20)")
+    parser.add_argument(
+        "--devices", type=count, default=DEVICES, metavar="N", help=f"that update all the time ({DEVICES})"
+    )
     return parser
 
 
 def crash(args: argparse.Namespace, server_options: Sequence[str], report: Report) -> None:
     """All rounds."""
     require_linux()
-    raise_descriptor_limit(1_000)
+    raise_descriptor_limit(1_000 + 2 * args.devices)
     rng = random.Random(args.seed)
-    mcuids = [f"{number + 1:025d}" for number in range(DEVICES)]
+    mcuids = [f"{number + 1:025d}" for number in range(args.devices)]
     once = [f"{10**20 + number:025d}" for number in range(ONCE)]
     with new_site(args.folder) as site:
         site.put(*IMAGES)

@@ -4,18 +4,21 @@
   python -m tests.endurance.reload --registry sqlite
 
 Every published image says in each of its records which one it is, and its slot has a version of its own, so a mixture
-would be seen. Two parts, one after the other:
+would be seen. Three parts, one after the other:
 
-  text    the registry is replaced in one step, or rewritten in place with a half-written moment
-  sqlite  the registry is changed by transactions, some of which stay half done for a while
+  text      the registry is replaced in one step, or rewritten in place with a half-written moment
+  sqlite    the registry is changed by transactions, some of which stay half done for a while
+  replaced  the SQLite file is replaced by another: renamed over, or deleted and made again, half-written for a while
 
-In both, firmware files are replaced in one step under their names. Each session must get exactly one published image,
-whole, in its order, with the version of its slot, and one that was in force at some moment of the session. A device may
-be refused as unknown only where a half-written text registry was there during its session. When the writing stops, what
+In all of them, firmware files are replaced in one step under their names. Each session must get exactly one published
+image, whole, in its order, with the version of its slot, and one that was in force at some moment of the session (or
+shortly before, where an SQLite file was replaced: the new one is opened beside the sessions). A device may be refused
+as unknown only where a half-written text registry was there during its session. When the writing stops, what
 was written last must be in force for everybody.
 """
 
 import argparse
+import contextlib
 import random
 import sqlite3
 import sys
@@ -57,6 +60,9 @@ CALM: Final = 0.4
 PAUSE: Final = 0.05
 """Mean seconds between two sessions of a device."""
 
+FOLLOWED: Final = 10.0
+"""Seconds for which an SQLite file that was replaced may be in force: the new one is opened beside the sessions."""
+
 PATIENCE: Final = 60.0
 """Seconds that a session may take. A bound, not a claim on speed."""
 
@@ -81,6 +87,9 @@ def slot_name(slot: int) -> str:
 
 class Writer(Protocol):
     """Changes the registry; a change in several steps calls `later` for the next."""
+
+    lag_s: float
+    """Seconds for which what was there before may stay in force."""
 
     def write(self, slots: Sequence[int], later: Callable[[float, Callable[[], None]], None]) -> None:
         """Begin to make `slots` the slots of the devices, in their order."""
@@ -117,6 +126,8 @@ class Published:
 
 class TextWriter:
     """A text registry: replaced in one step, or rewritten in place."""
+
+    lag_s = 0.0
 
     def __init__(self, site: Site, mcuids: Sequence[str], published: Published, rng: random.Random, engine: Engine):
         self._site, self._mcuids, self._published, self._rng, self._engine = site, mcuids, published, rng, engine
@@ -155,6 +166,8 @@ class TextWriter:
 class SqliteWriter:
     """An SQLite registry: changed by transactions, some of which stay open for a while."""
 
+    lag_s = 0.0
+
     def __init__(self, site: Site, mcuids: Sequence[str], rng: random.Random) -> None:
         self._mcuids, self._rng = mcuids, rng
         self._database = sqlite3.connect(site.folder / "devices.sqlite", timeout=10.0, isolation_level=None)
@@ -185,6 +198,45 @@ class SqliteWriter:
         self._database.close()
 
 
+class ReplacingWriter:
+    """An SQLite registry whose file is replaced, as a back-up that comes back does it."""
+
+    lag_s = FOLLOWED
+
+    def __init__(self, site: Site, mcuids: Sequence[str], rng: random.Random) -> None:
+        self._path, self._mcuids, self._rng = site.folder / "devices.sqlite", mcuids, rng
+        self.in_place = self.in_one_step = 0
+
+    def write(self, slots: Sequence[int], later: Callable[[float, Callable[[], None]], None]) -> None:
+        new = self._path.with_name("new.sqlite")
+        with contextlib.closing(sqlite3.connect(new)) as database, database:
+            database.execute(
+                "CREATE TABLE devices (mcuid TEXT PRIMARY KEY, filename TEXT, version TEXT, part TEXT, "
+                "handshake TEXT, pack INTEGER, once INTEGER)"
+            )
+            rows = [(mcuid, slot_name(slot), str(slot)) for mcuid, slot in zip(self._mcuids, slots, strict=True)]
+            database.executemany("INSERT INTO devices (mcuid, filename, version) VALUES (?, ?, ?)", rows)
+
+        if self._rng.random() < 0.5:
+            self.in_one_step += 1
+            new.replace(self._path)
+            later(0.0, lambda: None)
+            return
+        self.in_place += 1
+        content = new.read_bytes()
+        new.unlink()
+        self._path.unlink()
+        file = self._path.open("xb", buffering=0)
+        cut = self._rng.randrange(len(content))
+        file.write(content[:cut])
+
+        def rest() -> None:
+            file.write(content[cut:])
+            file.close()
+
+        later(self._rng.expovariate(1 / HALF_WRITTEN), rest)
+
+
 class Scene:
     """Devices in a loop, and somebody who changes things under them."""
 
@@ -201,6 +253,8 @@ class Scene:
         self.sessions = self.refused = self.calm_sessions = 0
         self.reloads = self.replaced = 0
         self.seen: set[int] = set()
+        self.got: dict[int, int] = {}
+        """The slot that each device got in its last session."""
         self.failures: list[str] = []
         self.changing = True
         self.open = 0
@@ -219,11 +273,26 @@ class Scene:
             self._session(number)
         self._change()
 
+    def last_is_in_force(self) -> bool:
+        """Whether every device gets what was written last, tried until it does; a bound, not a claim on speed."""
+        limit = time.monotonic() + PATIENCE
+        while True:
+            self.got.clear()
+            for number in range(len(self._mcuids)):
+                self._connect(number)
+            self._engine.run(lambda: self.open == 0, PATIENCE)
+            if tuple(self.got.get(number) for number in range(len(self._mcuids))) == self._published.slots[-1][1]:
+                return True
+            if self.open or time.monotonic() > limit:
+                return False
+
     # --- devices
 
     def _session(self, number: int) -> None:
-        if not self.changing:
-            return
+        if self.changing:
+            self._connect(number)
+
+    def _connect(self, number: int) -> None:
         self.open += 1
         device = Device(self._mcuids[number], lambda device: self._ended(number, device), patience_s=PATIENCE)
         self._engine.connect(device, self._address)
@@ -248,6 +317,7 @@ class Scene:
         if tuple(device.frames) != wanted:
             return f"a mixture: {[frame[:20] for frame in device.frames]}, expected image {serial} whole"
         self.seen.add(serial)
+        self.got[number] = slot
         slots = self._published.slots_between(number, start, end)
         if slot not in slots:
             return f"slot {slot}, expected one of {sorted(slots)}"
@@ -293,7 +363,7 @@ class Scene:
         def later(delay_s: float, rest: Callable[[], None]) -> None:
             def finish() -> None:
                 rest()
-                history[-2][0].ended = time.monotonic()
+                history[-2][0].ended = time.monotonic() + self._writer.lag_s
                 self._changed()
 
             self._engine.after(delay_s, finish)
@@ -305,15 +375,15 @@ def arguments() -> argparse.ArgumentParser:
     parser = parser_of("reload", __doc__)
     parser.add_argument("--seconds", type=seconds, default=20.0, metavar="S", help="of each part (20)")
     parser.add_argument("--devices", type=count, default=200, metavar="N", help="devices in a loop (200)")
-    parser.add_argument("--registry", choices=("text", "sqlite"), help="only this part")
+    parser.add_argument("--registry", choices=("text", "sqlite", "replaced"), help="only this part")
     return parser
 
 
 def reload(args: argparse.Namespace, server_options: Sequence[str], report: Report) -> None:
-    """Both parts."""
+    """All parts."""
     require_linux()
     raise_descriptor_limit(2 * args.devices + 200)
-    for kind in (args.registry,) if args.registry else ("text", "sqlite"):
+    for kind in (args.registry,) if args.registry else ("text", "sqlite", "replaced"):
         folder = args.folder and args.folder.with_name(f"{args.folder.name}-{kind}")
         with new_site(folder) as site:
             part(args, kind, site, server_options, report)
@@ -328,20 +398,22 @@ def part(args: argparse.Namespace, kind: str, site: Site, server_options: Sequen
     published.slots.append((Change(time.monotonic()), first))
     options = ["--handshake", "wait"]
     site.register(f"{mcuid},{slot_name(slot)},{slot}" for mcuid, slot in zip(mcuids, first, strict=True))
-    if kind == "sqlite":
+    if kind != "text":
         options += ["--registry", str(site.folder / "devices.sqlite")]
     with Server(site, [*options, *server_options]) as server, Engine() as engine:
-        writer: TextWriter | SqliteWriter
+        writer: TextWriter | SqliteWriter | ReplacingWriter
         if kind == "text":
             writer = TextWriter(site, mcuids, published, rng, engine)
         else:
-            writer = SqliteWriter(site, mcuids, rng)
-            writer.write(first, lambda delay, rest: rest())
+            by_transactions = SqliteWriter(site, mcuids, rng)
+            by_transactions.write(first, lambda delay, rest: rest())
+            writer = by_transactions if kind == "sqlite" else ReplacingWriter(site, mcuids, rng)
         scene = Scene(engine, server.address, site, mcuids, writer, published, rng)
         scene.begin()
         engine.run(lambda: not server.runs, args.seconds)
         scene.changing = False
         engine.run(lambda: scene.open == 0, PATIENCE)
+        in_force = scene.last_is_in_force()
         say(f"reload: {kind}: {scene.sessions:,} sessions, {scene.reloads + scene.replaced:,} changes")
         report.fact(
             kind,
@@ -360,6 +432,7 @@ def part(args: argparse.Namespace, kind: str, site: Site, server_options: Sequen
             not scene.failures and scene.sessions > 0,
             f"{scene.sessions:,} sessions, {len(scene.failures)} did not {scene.failures[:3]}",
         )
+        report.claim(f"{kind}: what was written last is in force for every device", in_force)
         report.claim(f"{kind}: all sessions came to their end", scene.open == 0, f"{scene.open} are open")
         claim_health(report, server)
         claim_journal_is_sound(report, site)

@@ -86,7 +86,7 @@ def test_what_was_in_the_journal_survives_a_kill() -> None:
     assert facts["rows seen by the reader"] > 0
 
 
-@pytest.mark.parametrize("registry", ["text", "sqlite"])
+@pytest.mark.parametrize("registry", ["text", "sqlite", "replaced"])
 def test_replacing_registry_and_firmware_drops_no_session(registry: str) -> None:
     """Every session gets one published image whole, with the version that belongs to it."""
     facts = result_of("reload", "--seconds", "3", "--registry", registry)["facts"][registry]

@@ -256,6 +256,29 @@ def test_a_file_that_vanishes_before_it_is_read_is_refused(folder: Path, store: 
     assert str(found) == "firmware blink_1.s19: No such file or directory"
 
 
+def test_a_file_that_is_written_while_it_is_read_is_not_judged(
+    folder: Path, store: FirmwareStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device may try again: what was read is neither the old file nor the new one."""
+    key, path = store.key(entry("blink_1.s19")), folder / "blink_1.s19"
+    whole, fstat = path.read_bytes(), os.fstat
+    path.write_bytes(whole[:600])
+    calls = []
+
+    def write_on(descriptor: int) -> os.stat_result:
+        calls.append(descriptor)
+        if len(calls) == 2:
+            path.write_bytes(whole)
+        return fstat(descriptor)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", write_on)
+        found = store.read(key)
+
+    assert isinstance(found, TemporaryError)
+    assert "firmware blink_1.s19: changed while it was read" == str(found)
+
+
 def test_what_was_used_least_recently_is_forgotten(
     folder: Path, store: FirmwareStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -266,3 +266,14 @@ def test_a_version_with_letters_is_warned_of_where_devices_are_of_revision_b(sit
     (log,) = site.logs.glob("AB-*.txt")
 
     assert "WARNING  version 1A: revision B clients end on decimal digits only" in log.read_text()
+
+
+def test_a_clock_that_is_set_back_makes_no_negative_duration(site: Site) -> None:
+    """A session that ends before it began, by the system's clock, took no time."""
+    with open_service(site, wall=lambda: 500.0) as service:
+        owner = Owner()
+        note, _ = come(service, owner)
+        end(service, owner, note, Status.SUCCESSFUL)
+    (row,) = read_journal(site.logs / "journal.sqlite")
+
+    assert (999.0, 0.0) == (row.started_at, row.duration_s)

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from fota_protocol.server import Handshake
 from fota_server.config import Settings
-from fota_server.errors import RegistryError, UnservableError
+from fota_server.errors import KnownDeviceError, RegistryError, UnservableError
 from fota_server.registry import Problem, Registry, RegistryEntry, format_line, is_sqlite, normal_mcuid, open_registry
 
 from .. import exit_codes
@@ -123,9 +123,10 @@ def _list(args: argparse.Namespace) -> int:
         document = {"entries": [_facts(entry) for entry in entries], "malformed": [_place(p) for p in problems]}
         print(json.dumps(document, indent=1))
     else:
-        widths = [max([0, *(len(cell) for cell in column)]) for column in zip(*map(_cells, entries), strict=True)]
-        for entry in entries:
-            print("  ".join(cell.ljust(width) for cell, width in zip(_cells(entry), widths, strict=True)).rstrip())
+        rows = [_cells(entry) for entry in entries]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         _tell(problems, args.registry)
         print(f"{len(entries):,} devices" + (f", {len(problems):,} malformed" if problems else ""))
     return exit_codes.FAILED if problems else exit_codes.OK
@@ -156,10 +157,10 @@ def _add(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UsageError(str(error)) from error
     with contextlib.closing(_writable(args.registry)) as registry:
-        there = _known(registry, entry.mcuid)
-        if there and not args.replace:
-            raise UsageError(f"registry {args.registry}: {entry.mcuid} is there already, expected --replace or another")
-        registry.put([entry], replace=args.replace)
+        try:
+            there = registry.put([entry], replace=args.replace)
+        except KnownDeviceError as error:
+            raise UsageError(f"registry {args.registry}: {error}, expected --replace or another") from error
     print(f"{args.registry}: {entry.mcuid} {'replaced' if there else 'added'}")
     return exit_codes.OK
 
@@ -168,10 +169,7 @@ def _remove(args: argparse.Namespace) -> int:
     mcuids = [_mcuid(mcuid) for mcuid in args.mcuids]
     _check_exists(args.registry)
     with contextlib.closing(_writable(args.registry)) as registry:
-        unknown = [mcuid for mcuid in mcuids if not _known(registry, mcuid)]
-        if unknown:
-            raise UsageError(f"registry {args.registry}: no device {unknown[0]}; nothing is removed")
-        registry.remove(mcuids)
+        registry.remove(mcuids, may_be_unknown=False)
     print(f"{args.registry}: {len(set(mcuids)):,} removed")
     return exit_codes.OK
 
@@ -181,10 +179,8 @@ def _import(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.source}: source and target are one file")
     entries = _well_formed(args.source, skip_malformed=args.skip_malformed)
     with contextlib.closing(_writable(args.registry)) as registry:
-        before = len(registry)
-        registry.put(entries)
-        added = len(registry) - before
-    print(f"{args.registry}: {added:,} added, {len(entries) - added:,} replaced")
+        replaced = registry.put(entries)
+    print(f"{args.registry}: {len(entries) - replaced:,} added, {replaced:,} replaced")
     return exit_codes.OK
 
 
@@ -200,8 +196,6 @@ def _export(args: argparse.Namespace) -> int:
         left_out = f"; {lost:,} of them lost fields that the reference server has not" if lost else ""
         print(f"{args.target}: {len(entries):,} devices{left_out}")
         return exit_codes.OK
-    if is_sqlite(args.target) and args.target.exists():
-        raise UsageError(f"{args.target}: is there already, expected a new name; 'fota registry import' adds to it")
     if is_sqlite(args.target):
         with contextlib.closing(open_registry(args.target)) as registry:
             registry.put(entries)
@@ -241,14 +235,6 @@ def _well_formed(path: Path, *, skip_malformed: bool) -> list[RegistryEntry]:
             f"registry {path}: {len(problems):,} malformed entries; nothing is written. See --skip-malformed"
         )
     return entries
-
-
-def _known(registry: Registry, mcuid: str) -> bool:
-    """Whether there is an entry, be it malformed."""
-    try:
-        return registry.find(mcuid) is not None
-    except UnservableError:
-        return True
 
 
 def _mcuid(text: str) -> str:

@@ -1,7 +1,10 @@
 """What a registry knows of a device, and what every registry can do."""
 
+import re
+import stat
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol
 
 from fota_protocol.errors import RemoteProtocolError, UnknownPartError
@@ -9,6 +12,8 @@ from fota_protocol.frames import normal_version
 from fota_protocol.identity import McuidFormat, parse_mcuid
 from fota_protocol.parts import part as find_part
 from fota_protocol.server import Handshake
+
+from ..errors import RegistryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +77,55 @@ class Registry(Protocol):
     def __iter__(self) -> Iterator[RegistryEntry]:
         """Every entry that is well-formed."""
 
-    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> None:
-        """Add devices or replace them, all or none; without `replace`, none may be there. Raises `RegistryError`."""
+    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> int:
+        """Add devices or replace them, all or none; without `replace`, none may be there. Raises `RegistryError`.
 
-    def remove(self, mcuids: Collection[str]) -> None:
-        """Drop these devices, well-formed or not, all or none; unknown ones are none. Raises `RegistryError`."""
+        Returns how many were there, well-formed or not.
+        """
+
+    def remove(self, mcuids: Collection[str], *, may_be_unknown: bool = True) -> None:
+        """Drop these devices, well-formed or not, all or none. Raises `RegistryError`."""
 
     def close(self) -> None: ...
 
 
 def normal_mcuid(text: str) -> str:
     """An MCUID as sessions report it: in either format, hexadecimal digits in upper case; raises `ValueError`."""
+    if _NORMAL_MCUID.fullmatch(text):
+        return text
     try:
         return parse_mcuid(text, McuidFormat.HEX).mcuid
     except RemoteProtocolError as error:
         raise ValueError(f"MCUID {text!r}, expected 25 decimal or 1 to 64 hexadecimal digits") from error
 
 
+_NORMAL_MCUID: Final = re.compile("[0-9A-F]{1,64}")
+"""Nearly all that stand in a large registry: it is read five times as quickly for that."""
+
 _FLAGS: Final = frozenset({"pack", "once"})
+
+
+def check_is_file(path: Path) -> None:
+    """Raise `RegistryError` for a pipe or a device: it can be read once, if ever, and nobody knows when that ends."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return  # whoever opens it has words for that
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise RegistryError(f"registry {path}: a pipe or a device, expected a file")
+
+
+def check_known(name: str, mcuids: Collection[str], known: Collection[str]) -> None:
+    """Raise `RegistryError` for the first of `mcuids` that the registry called `name` does not know."""
+    for mcuid in mcuids:
+        if mcuid not in known:
+            raise RegistryError(f"registry {name}: no device {mcuid}; nothing is removed")
 
 
 def entry_from_fields(mcuid: str, filename: str, version: str, fields: Mapping[str, str]) -> RegistryEntry:
     """An entry from text; raises `ValueError` with what is wrong."""
+    if not fields:
+        return RegistryEntry(mcuid, filename, version)
     unknown = fields.keys() - _FLAGS - {"part", "handshake"}
     if unknown:
         raise ValueError(f"unknown field {min(unknown)!r}, expected part=, handshake=, pack or once")

@@ -6,21 +6,19 @@ about. Nothing here opens a file.
 """
 
 import codecs
-from collections.abc import Callable, Collection, Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from fota_protocol.errors import RemoteProtocolError
 from fota_protocol.identity import McuidFormat, parse_mcuid
 
-from ..errors import RegistryError
-from .entry import Problem, RegistryEntry, entry_from_fields, normal_mcuid
+from ..errors import KnownDeviceError, RegistryError
+from .entry import Problem, RegistryEntry, entry_from_fields
 
 BREATH: Final = 200
 """Lines after which `read_lines` lets others have their turn: about a millisecond's work."""
-
-PIECE: Final = 4096
-"""Bytes from which on a file may be written in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +28,7 @@ class Content:
     entries: Mapping[str, RegistryEntry]
     problems: tuple[Problem, ...]
     is_whole: bool
-    """Whether it looks like all of a file; not so when it is empty, or ends within a line that makes no sense, or
-    within any line where it is large enough to be written in pieces."""
+    """Whether it may be all of a file: not so when it is empty, or ends within a line, whose rest may be to come."""
 
 
 def read_lines(
@@ -57,37 +54,40 @@ def read_lines(
         else:
             entries[entry.mcuid] = entry
             numbers[entry.mcuid] = number
-    ends_in_line = not text.endswith((b"\n", b"\r"))
-    makes_no_sense = bool(problems) and problems[-1].line == len(lines)
-    # Editors and programs write small files at once, larger ones in pieces.
-    cut = ends_in_line and (makes_no_sense or len(text) >= PIECE)
-    return Content(entries, tuple(problems), is_whole=bool(text.strip()) and not cut)
+    return Content(entries, tuple(problems), is_whole=bool(text.strip()) and text.endswith((b"\n", b"\r")))
 
 
-def put_lines(text: bytes, entries: Iterable[RegistryEntry], *, replace: bool = True) -> bytes:
-    """`text` with these devices added, or in place of the lines that they have; raises `RegistryError`.
+def put_lines(text: bytes, entries: Iterable[RegistryEntry], *, replace: bool = True) -> tuple[bytes, int]:
+    """`text` with these devices added, or in place of the lines that they have; and how many had one.
 
-    Without `replace`, a device that has a line already is an error.
+    Raises `RegistryError`; without `replace`, a device that has a line already is an error.
     """
     wanted = {entry.mcuid: entry for entry in entries}
-    end = b"\r\n" if b"\r\n" in text else b"\n"
-    lines = []
-    for line in _lines(text):
-        entry = wanted.pop(_mcuid_of(line), None)
-        if entry is not None:
+    count = len(wanted)
+    lines, end = _lines(text, keep_ends=True), _end(text)
+    for index, mcuid in _about(lines, wanted.keys()):
+        entry = wanted.pop(mcuid, None)
+        if entry is not None:  # a repetition stays one
             if not replace:
-                raise RegistryError(f"{entry.mcuid} is there already")
+                raise KnownDeviceError(f"{mcuid} is there already")
+            line = lines[index].rstrip(b"\r\n")
             _, mark, comment = line.partition(b"#")
-            line = format_line(entry) + (b"  " + mark + comment if mark else b"")
-        lines.append(line)
-    lines += map(format_line, wanted.values())
-    return _mark(text) + b"".join(line + end for line in lines)
+            new = format_line(entry) + (b"  " + mark + comment if mark else b"")
+            lines[index] = new + lines[index][len(line) :]
+    if lines and wanted and not lines[-1].endswith((b"\n", b"\r")):
+        lines[-1] += end
+    lines += [format_line(entry) + end for entry in wanted.values()]
+    return _mark(text) + b"".join(lines), count - len(wanted)
 
 
-def remove_lines(text: bytes, mcuids: Collection[str]) -> bytes:
-    """`text` without the lines of these devices, malformed ones and repetitions too."""
-    end = b"\r\n" if b"\r\n" in text else b"\n"
-    return _mark(text) + b"".join(line + end for line in _lines(text) if _mcuid_of(line) not in mcuids)
+def remove_lines(text: bytes, mcuids: Collection[str]) -> tuple[bytes, frozenset[str]]:
+    """`text` without the lines of these devices, malformed ones and repetitions too; and which of them had one."""
+    lines = _lines(text, keep_ends=True)
+    found = []
+    for index, mcuid in _about(lines, frozenset(mcuids)):
+        lines[index] = b""
+        found.append(mcuid)
+    return _mark(text) + b"".join(lines), frozenset(found)
 
 
 def format_line(entry: RegistryEntry, *, plain: bool = False) -> bytes:
@@ -100,35 +100,47 @@ def format_line(entry: RegistryEntry, *, plain: bool = False) -> bytes:
         fields += [f"part={entry.part}"] if entry.part is not None else []
         fields += [f"handshake={entry.handshake.value}"] if entry.handshake is not None else []
         fields += [name for name in ("pack", "once") if getattr(entry, name)]
+    name = entry.filename
     line = ",".join(fields).encode("utf-8", "surrogateescape")
-    try:
-        well = plain or _parse(line.partition(b"#")[0].strip(), None) == entry
-        well = well and len(_lines(line)) == 1 and line.count(b",") == len(fields) - 1 and b"#" not in line
-    except ValueError:
-        well = False
-    if not well:
+    if _UNSAYABLE.search(name) or (not plain and (name != name.strip() or not _is_utf8(line))):
         raise RegistryError(
-            f"file name {entry.filename!r} of {entry.mcuid}: expected one that a text registry can say, in UTF-8, "
+            f"file name {name!r} of {entry.mcuid}: expected one that a text registry can say, in UTF-8, "
             "without comma, # and line end, and without white space at its ends"
         )
     return line
 
 
-def _lines(text: bytes) -> list[bytes]:
+_UNSAYABLE: Final = re.compile("[,#\r\n]")
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _lines(text: bytes, *, keep_ends: bool = False) -> list[bytes]:
     """Bytes have only the line ends that an editor counts; text has a dozen."""
-    return text.removeprefix(codecs.BOM_UTF8).splitlines()
+    return text.removeprefix(codecs.BOM_UTF8).splitlines(keep_ends)
+
+
+def _end(text: bytes) -> bytes:
+    return b"\r\n" if b"\r\n" in text else b"\n"
 
 
 def _mark(text: bytes) -> bytes:
     return codecs.BOM_UTF8 if text.startswith(codecs.BOM_UTF8) else b""
 
 
-def _mcuid_of(line: bytes) -> str:
-    """The device that a line is about, well-formed or not; empty where it is about none."""
-    try:
-        return normal_mcuid(line.partition(b"#")[0].partition(b",")[0].strip().decode("ascii"))
-    except ValueError:
-        return ""
+def _about(lines: Iterable[bytes], mcuids: Collection[str]) -> Iterator[tuple[int, str]]:
+    """The lines, well-formed or not, that are about one of these devices: index and device."""
+    keys = {mcuid.encode() for mcuid in mcuids}
+    for index, line in enumerate(lines):
+        key = line.partition(b",")[0].partition(b"#")[0].strip().upper()
+        if key in keys:
+            yield index, key.decode()
 
 
 def _parse(content: bytes, mcuid_format: McuidFormat | None) -> RegistryEntry:

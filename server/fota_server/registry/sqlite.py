@@ -1,23 +1,36 @@
-"""A registry in SQLite: one row a device, changed by others while the server runs."""
+"""A registry in SQLite: one row a device, changed by others while the server runs.
+
+A file that is put in its place (a back-up, what a configuration tool writes) is opened beside the look-ups once it is
+whole; until then the file that was opened before stays in force. SQLite itself would not survive that: what is left of
+the old file in `-wal` and `-shm` belongs to these names and would be taken for the new one's, so it is written back and
+taken away first.
+"""
 
 import contextlib
 import os
 import sqlite3
+import threading
+import time
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from fota_protocol.server import Handshake
 from fota_protocol.status import Status
 
-from ..errors import RegistryError, TemporaryError, UnservableError
-from .entry import Problem, RegistryEntry
+from ..errors import KnownDeviceError, RegistryError, TemporaryError, UnservableError
+from .entry import Problem, RegistryEntry, check_known
+from .folder_lock import one_at_a_time
 
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
 """How every SQLite file begins."""
 
 BUSY_TIMEOUT: Final = 0.25
 """Seconds a look-up waits for another process's write; longer would hold up every session."""
+
+FOLLOW_INTERVAL: Final = 1.0
+"""Seconds until a file that stands in the registry's place, and could not be read, is tried again."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS devices (
@@ -30,12 +43,27 @@ CREATE TABLE IF NOT EXISTS devices (
     once INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID
 """
-_REPLACED: Final = Problem(
-    0,
-    "another file stands in its place; the one that was opened is in force. "
-    "Change it by SQL or 'fota registry import', or stop the server before you replace it",
-)
 _COLUMNS: Final = "mcuid, filename, version, part, handshake, pack, once"
+
+_LOG: Final = "-wal"
+_SHARED: Final = "-shm"
+
+_ALONE: Final = "mode=ro&immutable=1"
+"""How a file is opened without a look at, or a lock on, anything beside it."""
+
+_File = tuple[int, int] | None
+"""Which file stands somewhere, by device and inode; None where there is none."""
+
+
+class _Files(NamedTuple):
+    """The files of an open database."""
+
+    main: _File
+    log: _File
+    shared: _File
+
+
+_Opening = Future[tuple[sqlite3.Connection, _Files]]
 
 
 class SqliteRegistry:
@@ -47,8 +75,17 @@ class SqliteRegistry:
 
     def __init__(self, path: Path, *, read_only: bool = False, busy_timeout_s: float = BUSY_TIMEOUT) -> None:
         self._path = path
-        self._database = _open_read_only(path) if read_only else _open(path, busy_timeout_s)
-        self._inode = _inode(path)
+        self._is_followed = not read_only
+        if read_only:
+            self._database, self._files = _open_read_only(path), _files(path)
+        else:
+            with contextlib.suppress(OSError):  # which SQLite has words for
+                _make_room(path)
+            self._database, self._files = _open(path, busy_timeout_s)
+        self._trouble: tuple[Problem, ...] = ()
+        self._opening: _Opening | None = None
+        self._try_again_at = 0.0
+        """Seconds on the system's monotonic clock."""
 
     @property
     def name(self) -> str:
@@ -57,11 +94,9 @@ class SqliteRegistry:
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """Whether another file was put in its place. A bad row is reported when its device comes."""
-        # To follow it would be wrong: SQLite would take what is left in the old file's log for the new one's.
-        if _inode(self._path) in (None, self._inode):
-            return ()
-        return (_REPLACED,)
+        """Why the file that stands there now is not in force. A bad row is reported when its device comes."""
+        self._follow()
+        return self._trouble
 
     def audit(self) -> tuple[Problem, ...]:
         """Malformed rows; raises `RegistryError` when the file cannot be read."""
@@ -71,6 +106,7 @@ class SqliteRegistry:
 
     def find(self, mcuid: str) -> RegistryEntry | None:
         """The entry of a device; raises `UnservableError` when its row is malformed or the file cannot be read."""
+        self._follow()
         try:
             # Rows that others wrote may have hexadecimal digits in lower case.
             row = self._database.execute(
@@ -89,31 +125,82 @@ class SqliteRegistry:
     def __iter__(self) -> Iterator[RegistryEntry]:
         return (entry for _, entry in self._rows() if isinstance(entry, RegistryEntry))
 
-    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> None:
-        """Add devices or replace them, all or none; without `replace`, none may be there. Raises `RegistryError`."""
+    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> int:
+        """Add devices or replace them, all or none; without `replace`, none may be there. Raises `RegistryError`.
+
+        Returns how many were there, well-formed or not.
+        """
         rows = [
             (e.mcuid, e.filename, e.version, e.part, e.handshake and e.handshake.value, int(e.pack), int(e.once))
             for e in entries
         ]
-        lower = [(row[0].lower(),) for row in rows if row[0].lower() != row[0]]
         with self._change() as database:
-            if not replace:
-                for row in rows:
-                    query = "SELECT 1 FROM devices WHERE mcuid IN (?, ?)"
-                    if database.execute(query, (row[0], row[0].lower())).fetchone():
-                        raise RegistryError(f"{row[0]} is there already")
-            database.executemany("DELETE FROM devices WHERE mcuid = ?", lower)
+            there = self._there(database, [row[0] for row in rows])
+            if there and not replace:
+                raise KnownDeviceError(f"{next(iter(there))} is there already")
+            database.executemany("DELETE FROM devices WHERE mcuid = ?", [(mcuid.lower(),) for mcuid in there])
             database.executemany(f"INSERT OR REPLACE INTO devices ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)", rows)
+        return len(there)
 
-    def remove(self, mcuids: Collection[str]) -> None:
+    def remove(self, mcuids: Collection[str], *, may_be_unknown: bool = True) -> None:
         """Drop these devices, well-formed or not, all or none; raises `RegistryError`."""
         with self._change() as database:
+            if not may_be_unknown:
+                check_known(self.name, mcuids, self._there(database, mcuids))
             rows = [(name,) for mcuid in mcuids for name in {mcuid, mcuid.lower()}]
             database.executemany("DELETE FROM devices WHERE mcuid = ?", rows)
+
+    def _there(self, database: sqlite3.Connection, mcuids: Iterable[str]) -> dict[str, None]:
+        """Those of `mcuids` that have a row, in their order."""
+        query = "SELECT 1 FROM devices WHERE mcuid IN (?, ?)"
+        return {mcuid: None for mcuid in mcuids if database.execute(query, (mcuid, mcuid.lower())).fetchone()}
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+        if self._opening is not None:
+            self._opening.add_done_callback(_close_what_was_opened)
+
+    def _follow(self) -> None:
+        """Turn to another file that was put in place of the one that is open, once it has been opened beside."""
+        if not self._is_followed:
+            return
+        if self._opening is None:
+            there = _file(self._path)
+            if there == self._files.main:
+                self._trouble = ()
+            elif there is None:
+                self._trouble = (Problem(0, "is not there any more; the one that was opened is in force"),)
+            elif time.monotonic() >= self._try_again_at:
+                self._open_beside()
+        elif self._opening.done():
+            opening, self._opening = self._opening, None
+            try:
+                database, self._files = opening.result()
+            except (OSError, sqlite3.Error, RegistryError) as error:
+                self._try_again_at = time.monotonic() + FOLLOW_INTERVAL
+                message = f"another file stands in its place ({error}); the one that was opened is in force"
+                self._trouble = (Problem(0, message),)
+            else:
+                self._database.close()
+                self._database, self._trouble = database, ()
+
+    def _open_beside(self) -> None:
+        """Open in a thread what stands at the path; the look-up that comes after its end has it."""
+        opening: _Opening = Future()
+        self._opening = opening
+        old, old_files = self._database, self._files
+
+        def work() -> None:
+            try:
+                with one_at_a_time(self._path.absolute().parent):
+                    _check_whole(self._path, old_files)
+                    _take_leftovers_away(self._path, old, old_files)
+                    opening.set_result(_open(self._path, BUSY_TIMEOUT))
+            except BaseException as error:
+                opening.set_exception(error)
+
+        threading.Thread(target=work, name="fota-registry", daemon=True).start()
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[sqlite3.Connection]:
@@ -141,10 +228,10 @@ class SqliteRegistry:
             raise RegistryError(f"registry {self._path}: {error}") from error
 
 
-def _open_read_only(path: Path) -> sqlite3.Connection:
+def _open_read_only(path: Path, modes: tuple[str, ...] = ("mode=ro", _ALONE)) -> sqlite3.Connection:
     """The file as it is; raises `RegistryError`."""
     uri = path.absolute().as_uri()
-    for mode in ("mode=ro", "mode=ro&immutable=1"):  # the latter where even a lock cannot be written
+    for mode in modes:
         database = None
         try:
             database = sqlite3.connect(f"{uri}?{mode}", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
@@ -157,8 +244,9 @@ def _open_read_only(path: Path) -> sqlite3.Connection:
     raise RegistryError(f"registry {path}: {trouble}, expected an SQLite registry") from trouble
 
 
-def _open(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+def _open(path: Path, busy_timeout_s: float) -> tuple[sqlite3.Connection, _Files]:
     """The file with its table; raises `RegistryError`."""
+    before = _file(path)  # first: what is put in its place from here on is seen the next time
     try:
         database = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
@@ -170,16 +258,60 @@ def _open(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     except sqlite3.Error as error:
         database.close()
         raise RegistryError(f"registry {path}: {error}, expected an SQLite registry") from error
-    return database
+    files = _files(path)
+    return database, files._replace(main=before or files.main)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
-    """Which file stands at `path`; None where there is none."""
+def _close_what_was_opened(opening: _Opening) -> None:
+    if opening.exception() is None:
+        opening.result()[0].close()
+
+
+def _make_room(path: Path) -> None:
+    """Where there is no file, begin one without what is left of a deleted one; raises `OSError`."""
+    if _file(path) is None:
+        with one_at_a_time(path.absolute().parent):
+            if _file(path) is None:
+                for suffix in (_LOG, _SHARED):
+                    _beside(path, suffix).unlink(missing_ok=True)
+                path.touch(0o644)
+
+
+def _check_whole(path: Path, old: _Files) -> None:
+    """Raise `RegistryError` or `sqlite3.Error` unless `path` is a registry from its first to its last page."""
+    files = _files(path)
+    is_clean = not {files.log, files.shared} & ({old.log, old.shared} - {None})
+    with contextlib.closing(_open_read_only(path, ("mode=ro", _ALONE) if is_clean else (_ALONE,))) as database:
+        found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise RegistryError(f"registry {path}: {found}")
+
+
+def _take_leftovers_away(path: Path, old: sqlite3.Connection, files: _Files) -> None:
+    """Part the names at `path` from the database that stood there; who has it open keeps it, whole."""
+    with contextlib.suppress(sqlite3.Error):
+        old.execute("PRAGMA wal_checkpoint(PASSIVE)")  # it may live on under another name
+    for suffix, file in ((_LOG, files.log), (_SHARED, files.shared)):
+        if file is not None and _file(other := _beside(path, suffix)) == file:
+            other.unlink()
+
+
+def _files(path: Path) -> _Files:
+    return _Files(_file(path), _file(_beside(path, _LOG)), _file(_beside(path, _SHARED)))
+
+
+def _file(path: Path) -> _File:
     try:
         status = os.stat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """SQLite's own files stand beside the file that a link leads to."""
+    path = Path(os.path.realpath(path))
+    return path.with_name(path.name + suffix)
 
 
 def _entry(row: tuple[Any, ...]) -> RegistryEntry:

@@ -1,7 +1,9 @@
 """A registry in a text file, which anybody may edit while the server runs.
 
 The file is read again when it changes, a large one beside the loop. While it cannot be read, or is being written, what
-was read last stays in force.
+was read last stays in force. A file that was put in place whole, by renaming, counts at once. One that is written in
+place may be seen at any moment of that, so what might be half of it (it ends within a line, or takes devices away) has
+to be still for a while first.
 """
 
 import contextlib
@@ -11,13 +13,15 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 from fota_protocol.identity import McuidFormat
 
 from ..errors import RegistryError
-from .entry import Problem, RegistryEntry
+from .entry import Problem, RegistryEntry, check_is_file, check_known
+from .folder_lock import one_at_a_time
 from .lines import Content, put_lines, read_lines, remove_lines
+from .sqlite import SQLITE_MAGIC
 
 MAX_SIZE: Final = 64 * 1024 * 1024
 """Largest registry in bytes, about half a million devices: a bound on memory."""
@@ -26,39 +30,61 @@ INLINE_SIZE: Final = 65_536
 """Largest registry in bytes, some 1,500 devices, that is read at once by whoever looks something up: 10 ms."""
 
 SETTLE: Final = 1.0
-"""Seconds that a file may look half written before it counts as meant."""
+"""Seconds that a file which may be half written has to be still before it counts as meant."""
 
-LOCK_TIMEOUT: Final = 30.0
-"""Seconds that a change waits for another process's change of a registry in the same folder."""
+ATTEMPTS: Final = 10
+"""Times that a change is begun when somebody else changes the file meanwhile."""
 
-_LOCK_POLL: Final = 0.02
+_T = TypeVar("_T")
 
 _BREATH_S: Final = 0.001
 """Seconds that a reader beside the loop rests after every millisecond of work: it must not keep the interpreter."""
+
+
+class _Stamp(NamedTuple):
+    """What changes with a file's content."""
+
+    changed_ns: int
+    modified_ns: int
+    size: int
+    inode: int
+
+    @property
+    def was_put(self) -> bool:
+        """Whether the last that happened to it was no write: it was renamed, or got its time or mode."""
+        return self.changed_ns > self.modified_ns
+
+
+class _Reading(NamedTuple):
+    """What a file said."""
+
+    stamp: _Stamp
+    content: Content
+    may_be_half: bool
+    """Whether it might be half of what is being written."""
 
 
 class TextRegistry:
     """A registry in a text file; raises `RegistryError` when it cannot be read at first.
 
     `mcuid_format` None takes either format. With `may_be_missing` a file that is not there has no devices, and is made
-    when one is put.
+    when one is put; one that is there is read when something is asked of it.
     """
 
     def __init__(self, path: Path, *, mcuid_format: McuidFormat | None = None, may_be_missing: bool = False) -> None:
         self._path = path
         self._mcuid_format = mcuid_format
         self._content = Content({}, (), is_whole=True)
-        self._stamp: tuple[int, int, int] | None = None
+        self._stamp: _Stamp | None = None
         self._trouble: Problem | None = None
-        self._half: tuple[tuple[int, int, int], float] | None = None
-        """A content that looks half written, and when it was first seen, on the system's monotonic clock."""
-        self._reading: Future[tuple[tuple[int, int, int], Content]] | None = None
+        self._half: tuple[_Stamp, float] | None = None
+        """What may be half written, and when it was first seen, on the system's monotonic clock."""
+        self._reading: Future[_Reading] | None = None
         self._closed = False
+        if may_be_missing:
+            return
         try:
-            self._stamp, self._content = self._read()
-        except FileNotFoundError as error:
-            if not may_be_missing:
-                raise self._unreadable(error) from error
+            self._stamp, self._content, _ = self._read()
         except OSError as error:
             raise self._unreadable(error) from error
 
@@ -91,13 +117,24 @@ class TextRegistry:
         self._refresh()
         return iter(tuple(self._content.entries.values()))
 
-    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> None:
-        """Add devices or replace their lines, all or none; every other line stays. Raises `RegistryError`."""
-        self._rewrite(lambda text: put_lines(text, entries, replace=replace))
+    def put(self, entries: Iterable[RegistryEntry], *, replace: bool = True) -> int:
+        """Add devices or replace their lines, all or none; every other line stays. Raises `RegistryError`.
 
-    def remove(self, mcuids: Collection[str]) -> None:
+        Returns how many had a line, well-formed or not.
+        """
+        devices = tuple(entries)
+        return self._rewrite(lambda text: put_lines(text, devices, replace=replace))
+
+    def remove(self, mcuids: Collection[str], *, may_be_unknown: bool = True) -> None:
         """Drop the lines of these devices, all or none; every other line stays. Raises `RegistryError`."""
-        self._rewrite(lambda text: remove_lines(text, mcuids))
+
+        def change(text: bytes) -> tuple[bytes, None]:
+            text, known = remove_lines(text, mcuids)
+            if not may_be_unknown:
+                check_known(self.name, mcuids, known)
+            return text, None
+
+        self._rewrite(change)
 
     def close(self) -> None:
         """Nothing is held open; a reader beside the loop is left to end by itself."""
@@ -108,36 +145,44 @@ class TextRegistry:
             self._take_what_was_read()
             stamp = _stamp(self._path)
             if stamp != self._stamp and self._reading is None and not self._is_half(stamp):
-                if stamp[1] > INLINE_SIZE:
+                if stamp.size > INLINE_SIZE and self._stamp is not None:
                     self._read_beside()
                 else:
-                    self._accept(*self._read())
-            self._trouble = None
+                    self._accept(self._read())
+            if self._reading is None:
+                self._trouble = None
         except (OSError, RegistryError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             self._trouble = Problem(0, f"cannot be read again ({reason}); what was read last is in force")
 
-    def _accept(self, stamp: tuple[int, int, int], content: Content) -> None:
-        """Put `content` in force, unless it looks like half of what is being written, and has not for long."""
+    def _accept(self, reading: _Reading) -> None:
+        """Put it in force, unless it may be half of what is being written, and has not been still for long."""
         now = time.monotonic()
-        if self._half is None or self._half[0] != stamp:
-            self._half = stamp, now
-        if content.is_whole or not self._content.entries or now - self._half[1] >= SETTLE:
-            self._stamp, self._content, self._half = stamp, content, None
+        if self._half is None or self._half[0] != reading.stamp:
+            self._half = reading.stamp, now
+        if not reading.may_be_half or now - self._half[1] >= SETTLE:
+            self._stamp, self._content, self._half = reading.stamp, reading.content, None
 
-    def _is_half(self, stamp: tuple[int, int, int]) -> bool:
-        """Whether the file was seen to look half written a moment ago, and is the same: it need not be read again."""
+    def _is_half(self, stamp: _Stamp) -> bool:
+        """Whether the file was seen a moment ago, may be half written, and is the same: it need not be read again."""
         return self._half is not None and self._half[0] == stamp and time.monotonic() - self._half[1] < SETTLE
 
-    def _read(self, breathe: Callable[[], object] | None = None) -> tuple[tuple[int, int, int], Content]:
+    def _read(self, breathe: Callable[[], object] | None = None) -> _Reading:
         stamp = _stamp(self._path)  # first: what changes from here on is seen the next time
-        if stamp[1] > MAX_SIZE:
-            raise RegistryError(f"registry {self._path}: {stamp[1]} bytes, expected at most {MAX_SIZE}")
-        return stamp, read_lines(self._path.read_bytes(), self._mcuid_format, breathe=breathe)
+        check_is_file(self._path)
+        self._check_size(stamp.size)
+        text = self._path.read_bytes()
+        if text.startswith(SQLITE_MAGIC):
+            raise RegistryError("an SQLite file, expected a text; a server that is started again takes it")
+        content = read_lines(text, self._mcuid_format, breathe=breathe)
+        before, known = self._stamp, self._content.entries.keys()
+        is_in_place = before is not None and before.inode == stamp.inode
+        may_be_half = not content.is_whole or (is_in_place and not known <= content.entries.keys())
+        return _Reading(stamp, content, may_be_half and bool(known) and not stamp.was_put)
 
     def _read_beside(self) -> None:
         """Read the file in a thread; the look-up that comes after its end has it."""
-        reading: Future[tuple[tuple[int, int, int], Content]] = Future()
+        reading: Future[_Reading] = Future()
         self._reading = reading
 
         def breathe() -> None:
@@ -156,33 +201,39 @@ class TextRegistry:
     def _take_what_was_read(self) -> None:
         if self._reading is not None and self._reading.done():
             reading, self._reading = self._reading, None
-            self._accept(*reading.result())
+            self._accept(reading.result())
 
-    def _rewrite(self, change: Callable[[bytes], bytes]) -> None:
-        """Replace the file in one step, one writer at a time: nobody reads half of it, and no change is lost."""
+    def _rewrite(self, change: Callable[[bytes], tuple[bytes, _T]]) -> _T:
+        """Replace the file in one step, one writer at a time: nobody reads half of it, and no change is lost.
+
+        An editor takes no lock: what it has written meanwhile is read, and changed, instead.
+        """
         path = Path(os.path.realpath(self._path))  # a link stays one
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with _one_at_a_time(path.parent):
-                try:
-                    text, mode = path.read_bytes(), path.stat()
-                except FileNotFoundError:
-                    text, mode = b"", None
-                with temporary.open("wb") as file:
-                    if mode is not None:
-                        os.chmod(file.fileno(), mode.st_mode & 0o7777)
-                        with contextlib.suppress(PermissionError):  # only root may give a file away
-                            os.chown(file.fileno(), mode.st_uid, mode.st_gid)
-                    file.write(change(text))
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(path)
-            self._stamp = None  # whoever looks next reads it
+            with one_at_a_time(path.parent):
+                for _ in range(ATTEMPTS):
+                    stamp, text = _stamp_or_none(path), b""
+                    if stamp is not None:
+                        self._check_size(stamp.size)
+                        text = path.read_bytes()
+                    new, answer = change(text)
+                    self._check_size(len(new))
+                    _write_beside(temporary, new, path)
+                    if _stamp_or_none(path) == stamp:
+                        temporary.replace(path)
+                        self._stamp = None  # whoever looks next reads it
+                        return answer
+            raise RegistryError(f"registry {self._path}: changed by somebody else all the time; nothing is written")
         except OSError as error:
             raise RegistryError(f"cannot write registry {self._path}: {error.strerror}") from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+    def _check_size(self, size: int) -> None:
+        if size > MAX_SIZE:
+            raise RegistryError(f"registry {self._path}: {size} bytes, expected at most {MAX_SIZE}")
 
     def _unreadable(self, error: OSError) -> RegistryError:
         return RegistryError(
@@ -190,30 +241,26 @@ class TextRegistry:
         )
 
 
-@contextlib.contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep other processes of this program from changing registries of `folder` meanwhile, where that can be said."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        limit = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > limit:
-                    raise RegistryError(f"{folder}: locked by another process for {LOCK_TIMEOUT:g} s") from None
-                time.sleep(_LOCK_POLL)
-        yield
-    finally:
-        os.close(descriptor)
+def _write_beside(temporary: Path, content: bytes, like: Path) -> None:
+    """Write a file, down to the disk, with mode and owner of the one that it is to replace."""
+    with temporary.open("wb") as file:
+        with contextlib.suppress(FileNotFoundError):
+            status = like.stat()
+            os.chmod(file.fileno(), status.st_mode & 0o7777)
+            with contextlib.suppress(PermissionError):  # only root may give a file away
+                os.chown(file.fileno(), status.st_uid, status.st_gid)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _stamp(path: Path) -> tuple[int, int, int]:
+def _stamp(path: Path) -> _Stamp:
     status = os.stat(path)
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return _Stamp(status.st_ctime_ns, status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _stamp_or_none(path: Path) -> _Stamp | None:
+    try:
+        return _stamp(path)
+    except FileNotFoundError:
+        return None

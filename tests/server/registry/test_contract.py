@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fota_protocol.server import Handshake
+from fota_server.errors import KnownDeviceError, RegistryError
 from fota_server.registry import Registry, RegistryEntry, SqliteRegistry, TextRegistry, format_line, open_registry
 
 PLAIN = RegistryEntry("0001100023593110965955141", "blink_1.s19", "16")
@@ -103,6 +104,33 @@ def test_removing_leaves_the_others(kept: Kept) -> None:
 
     assert [FULL] == list(registry)
     assert registry.find(PLAIN.mcuid) is None
+
+
+def test_putting_tells_how_many_were_there(kept: Kept) -> None:
+    """Devices that are replaced are counted, each once."""
+    registry, _ = kept
+    new = RegistryEntry("1" * 25, "new.s19", "1")
+
+    assert 2 == registry.put([new, FULL, HEXADECIMAL, FULL])
+    assert 0 == registry.put([RegistryEntry("2" * 25, "new.s19", "1")])
+
+
+def test_nothing_is_removed_where_one_must_be_known_and_is_not(kept: Kept) -> None:
+    """All or none, and the first unknown one is named."""
+    registry, _ = kept
+
+    with pytest.raises(RegistryError, match=f"^registry {registry.name}: no device {'9' * 25}; nothing is removed"):
+        registry.remove([PLAIN.mcuid, "9" * 25], may_be_unknown=False)
+    assert 3 == len(registry)
+
+
+def test_a_new_device_replaces_none(kept: Kept) -> None:
+    """Without leave to replace, a device that is there fails the change as a whole."""
+    registry, _ = kept
+
+    with pytest.raises(KnownDeviceError, match=f"{FULL.mcuid} is there already"):
+        registry.put([RegistryEntry("1" * 25, "new.s19", "1"), FULL], replace=False)
+    assert {PLAIN, FULL, HEXADECIMAL} == set(registry)
 
 
 def test_what_one_writes_another_reads(kept: Kept) -> None:

@@ -4,8 +4,10 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from fota_protocol.status import Status
 from fota_server.errors import RegistryError, UnservableError
 from fota_server.registry import RegistryEntry, SqliteRegistry
+from fota_server.registry import sqlite as sqlite_module
 
 FIRST = RegistryEntry("0001100023593110965955141", "blink_1.s19", "16")
 MCUID = "0011000235931109659550002"
@@ -83,17 +86,113 @@ def test_a_row_in_lower_case_is_found_and_replaced(path: Path, registry: SqliteR
     assert {FIRST, RegistryEntry("00AB", "b.s19", "17")} == set(registry)
 
 
-def test_a_file_put_in_its_place_is_told_and_not_followed(path: Path, registry: SqliteRegistry, tmp_path: Path) -> None:
-    """SQLite would mix it with what is left of the old one, so the one that was opened counts."""
-    with closing(SqliteRegistry(tmp_path / "new.sqlite")) as new:
-        new.put([RegistryEntry(FIRST.mcuid, "other.s19", "22")])
-    before = registry.problems
-    (tmp_path / "new.sqlite").replace(path)
-    (problem,) = registry.problems
+NEW = RegistryEntry(FIRST.mcuid, "other.s19", "22")
 
-    assert () == before
-    assert "another file stands in its place" in problem.message
-    assert FIRST == registry.find(FIRST.mcuid)
+
+def put_in_place(path: Path, *entries: RegistryEntry) -> None:
+    """What a back-up tool does."""
+    with closing(SqliteRegistry(path.with_name("new.sqlite"))) as new:
+        new.put(entries)
+    path.with_name("new.sqlite").replace(path)
+
+
+def look_until(registry: SqliteRegistry, expected: RegistryEntry) -> None:
+    """Look up a device until it has this entry; until then it has its first one."""
+    limit = time.monotonic() + 30
+    while (found := registry.find(FIRST.mcuid)) != expected:
+        assert found == FIRST
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def test_a_file_put_in_its_place_is_followed(path: Path, registry: SqliteRegistry) -> None:
+    """Whole, and with nothing of the one that was opened before, whose last changes were in its log alone."""
+    with closing(sqlite3.connect(path)) as other, other:
+        other.execute("PRAGMA wal_autocheckpoint = 0")
+        rows = ((f"{number:025d}", "old.s19", "16") for number in range(5_000))
+        other.executemany("INSERT INTO devices (mcuid, filename, version) VALUES (?, ?, ?)", rows)
+    path.with_name("kept.sqlite").hardlink_to(path)
+    put_in_place(path, NEW)
+    look_until(registry, NEW)
+
+    assert [NEW] == list(registry)
+    assert () == registry.problems
+    write(path, f"INSERT INTO devices (mcuid, filename, version) VALUES ('{MCUID}', 'a.s19', '16')")
+    assert registry.find(MCUID) is not None
+    with closing(sqlite3.connect(path)) as database:
+        assert [("ok",)] == database.execute("PRAGMA integrity_check").fetchall()
+    with closing(SqliteRegistry(path.with_name("kept.sqlite"))) as kept:
+        assert 5_001 == len(kept)
+
+
+def test_a_file_deleted_and_made_again_is_followed(path: Path, registry: SqliteRegistry) -> None:
+    """As long as there is none the one that was opened is in force, and that is told."""
+    path.unlink()
+    found, (problem,) = registry.find(FIRST.mcuid), registry.problems
+    script = (
+        "import pathlib, sys\n"
+        "from fota_server.registry import RegistryEntry, SqliteRegistry\n"
+        "SqliteRegistry(pathlib.Path(sys.argv[1])).put([RegistryEntry(*sys.argv[2:])])\n"
+    )
+    fields = (NEW.mcuid, NEW.filename, NEW.version)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script, path, *fields], check=True, timeout=30)
+    look_until(registry, NEW)
+
+    assert FIRST == found
+    assert "is not there any more; the one that was opened is in force" == problem.message
+    assert () == registry.problems
+
+
+def test_several_look_ups_follow_one_file(path: Path, registry: SqliteRegistry) -> None:
+    """Workers have a connection each, and none of them takes away what another has made meanwhile."""
+    with closing(SqliteRegistry(path)) as other:
+        for version in ("22", "23", "24"):
+            put_in_place(path, replace(NEW, version=version))
+            limit = time.monotonic() + 30
+            while {registry.find(FIRST.mcuid), other.find(FIRST.mcuid)} != {replace(NEW, version=version)}:
+                assert time.monotonic() < limit
+                time.sleep(0.01)
+        other.put([RegistryEntry(MCUID, "a.s19", "16")])
+
+        assert registry.find(MCUID) is not None
+    with closing(sqlite3.connect(path)) as database:
+        assert [("ok",)] == database.execute("PRAGMA integrity_check").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no such table: devices"),
+        (b"0001100023593110965955141,a.s19,16\n" * 99, "file is not a database"),
+        (None, "malformed"),
+    ],
+    ids=["empty", "text", "half of a database"],
+)
+def test_a_file_that_is_no_registry_yet_is_not_followed(
+    path: Path, registry: SqliteRegistry, monkeypatch: pytest.MonkeyPatch, content: bytes | None, reason: str
+) -> None:
+    """The one that was opened is in force, the reason is told; the next good file counts, be it the old one."""
+    monkeypatch.setattr(sqlite_module, "FOLLOW_INTERVAL", 0.05)
+    new = path.with_name("new.sqlite")
+    with closing(SqliteRegistry(new)) as made:
+        made.put(RegistryEntry(f"{number:025d}", "a.s19", "16") for number in range(1_000))
+    whole = new.read_bytes()
+    new.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    path.rename(path.with_name("kept.sqlite"))
+    new.rename(path)
+    limit = time.monotonic() + 30
+    while not (problems := registry.problems):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    found = registry.find(FIRST.mcuid)
+    path.with_name("kept.sqlite").replace(path)
+    write(path, "UPDATE devices SET filename = 'later.s19'")
+    look_until(registry, replace(FIRST, filename="later.s19"))
+
+    assert FIRST == found
+    assert "another file stands in its place" in problems[0].message
+    assert reason in problems[0].message
+    assert () == registry.problems
 
 
 def test_a_version_written_as_a_number_is_understood(path: Path, registry: SqliteRegistry) -> None:

@@ -13,7 +13,7 @@ import fota_fixtures
 from fota_protocol.identity import McuidFormat
 from fota_protocol.server import Handshake
 from fota_server.errors import RegistryError
-from fota_server.registry import Problem, RegistryEntry, TextRegistry, open_registry
+from fota_server.registry import Problem, RegistryEntry, SqliteRegistry, TextRegistry, open_registry
 from fota_server.registry import text as text_module
 
 FIRST = "0001100023593110965955141"
@@ -25,6 +25,12 @@ def registry(folder: Path, content: bytes | str, mcuid_format: McuidFormat | Non
     path = folder / "devices2update.txt"
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     return TextRegistry(path, mcuid_format=mcuid_format)
+
+
+def rename_over(path: Path, content: str) -> None:
+    """Put a file in place in one step, as careful programs do."""
+    path.with_suffix(".new").write_text(content)
+    path.with_suffix(".new").replace(path)
 
 
 def test_the_reference_servers_line_is_understood(tmp_path: Path) -> None:
@@ -162,7 +168,7 @@ def test_an_mcuid_that_no_device_can_send_is_reported(tmp_path: Path, mcuid: str
 def test_a_change_is_reported_and_in_force_at_once(tmp_path: Path) -> None:
     """A new device is known and a removed one unknown as soon as the file says so."""
     devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
-    (tmp_path / "devices2update.txt").write_text(f"{SECOND},longer_name.s19,17\nbad\n")
+    rename_over(tmp_path / "devices2update.txt", f"{SECOND},longer_name.s19,17\nbad\n")
 
     assert (devices.find(FIRST), devices.find(SECOND)) == (None, RegistryEntry(SECOND, "longer_name.s19", "17"))
     assert [problem.line for problem in devices.problems] == [2]
@@ -200,21 +206,66 @@ def test_closing_ends_a_reader_beside(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     "half",
-    ["", f"{FIRST},a.s19,16\n{THIRD},b", "# a long head\n" * 400 + f"{FIRST},a.s19,1"],
-    ids=["empty", "cut in a line", "cut in a version"],
+    [
+        "",
+        f"{SECOND},a.s19,16\n{THIRD},b",
+        f"{SECOND},a.s19,1",
+        f"{SECOND},a.s19,1A",
+        f"{FIRST},a.s19,16\n",
+        f"{FIRST},a.s19,16\n{SECOND},\n",
+    ],
+    ids=["empty", "in a line", "in a version", "before a field", "before a line", "malformed"],
 )
 def test_a_file_that_is_being_written_is_not_in_force_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
-    """An editor that writes in place costs no device its place; what stays so for a while is meant."""
-    devices = registry(tmp_path, f"{SECOND},a.s19,16\n")
+    """An editor that writes in place costs no device its place or a digit; what stays so for a while is meant."""
+    devices = registry(tmp_path, f"{SECOND},a.s19,1A,part=MK60DN512\n")
+    known = devices.find(SECOND)
     (tmp_path / "devices2update.txt").write_text(half)
     while_written = devices.find(SECOND)
     monkeypatch.setattr(text_module, "SETTLE", 0.0)
     settled = devices.find(SECOND)
 
-    assert RegistryEntry(SECOND, "a.s19", "16") == while_written
-    assert settled is None
+    assert known is not None
+    assert known == while_written
+    assert known != settled
+
+
+def test_every_moment_of_writing_in_place_is_as_before_or_as_after(tmp_path: Path) -> None:
+    """Wherever the writer is interrupted, a device has its old entry or its new one, and nothing between them."""
+    before = f"{FIRST},a.s19,1A\n{SECOND},b.s19,2B,once\n"
+    after = f"{SECOND},new.s19,3C,once\n{FIRST},new.s19,4D,pack\n{THIRD},c.s19,5E\n"
+    old, new = ({entry.mcuid: entry for entry in registry(tmp_path, text)} for text in (before, after))
+    for cut in range(len(after)):
+        path = tmp_path / f"{cut}.txt"
+        path.write_text(before)
+        devices = TextRegistry(path)
+        with path.open("w") as file:
+            file.write(after[:cut])
+        for mcuid in (FIRST, SECOND, THIRD):
+            assert devices.find(mcuid) in (old.get(mcuid), new[mcuid]), (cut, mcuid)
+
+
+@pytest.mark.parametrize("content", ["", f"{FIRST},a.s19,1"], ids=["empty", "no final line end"])
+def test_a_file_that_was_put_in_place_whole_counts_at_once(tmp_path: Path, content: str) -> None:
+    """What was finished before it got its name is not half of anything."""
+    devices = registry(tmp_path, f"{SECOND},a.s19,16\n")
+    new = tmp_path / "new"
+    new.write_text(content)
+    os.utime(new, ns=(0, new.stat().st_mtime_ns - 1_000_000_000))  # files' clocks tick slowly
+    new.replace(tmp_path / "devices2update.txt")
+
+    assert devices.find(SECOND) is None
+
+
+def test_a_line_that_is_added_in_place_counts_at_once(tmp_path: Path) -> None:
+    """`echo … >>` takes nothing away."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    with (tmp_path / "devices2update.txt").open("a") as file:
+        file.write(f"{SECOND},b.s19,17\n")
+
+    assert RegistryEntry(SECOND, "b.s19", "17") == devices.find(SECOND)
 
 
 def test_a_time_in_the_future_puts_nothing_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +303,88 @@ def test_writing_mends_malformed_lines_of_the_device(tmp_path: Path) -> None:
 
     assert f"{FIRST},a.s19,16\n" == (tmp_path / "devices2update.txt").read_text()
     assert devices.problems == ()
+
+
+def test_every_line_keeps_its_own_end(tmp_path: Path) -> None:
+    """A change touches the lines that it is about and no other, whatever mixture of line ends there is."""
+    devices = registry(tmp_path, f"# a\r\n{FIRST},a.s19,16\n{SECOND},a.s19,16\r# b\n\n{THIRD},c.s19,3")
+    devices.put([RegistryEntry(SECOND, "b.s19", "17"), RegistryEntry("1" * 25, "d.s19", "1")])
+    devices.remove([FIRST])
+
+    expected = f"# a\r\n{SECOND},b.s19,17\r# b\n\n{THIRD},c.s19,3\r\n{'1' * 25},d.s19,1\r\n"
+    assert expected == (tmp_path / "devices2update.txt").read_bytes().decode()
+
+
+def test_what_an_editor_saves_meanwhile_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor takes no lock; its file is read, and changed, instead."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    path = tmp_path / "devices2update.txt"
+    fsync = os.fsync
+
+    def save(descriptor: int) -> None:
+        fsync(descriptor)
+        if THIRD not in path.read_text():
+            path.write_text(f"{FIRST},a.s19,16\n{THIRD},c.s19,3\n")
+
+    monkeypatch.setattr(os, "fsync", save)
+    devices.put([RegistryEntry(SECOND, "b.s19", "17")])
+
+    assert f"{FIRST},a.s19,16\n{THIRD},c.s19,3\n{SECOND},b.s19,17\n" == path.read_text()
+
+
+def test_a_file_that_never_rests_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who writes all the time is not overwritten; that is an error, and nothing is left behind."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    path = tmp_path / "devices2update.txt"
+
+    def save(descriptor: int) -> None:
+        with path.open("a") as file:
+            file.write("# more\n")
+
+    monkeypatch.setattr(os, "fsync", save)
+    with pytest.raises(RegistryError, match="changed by somebody else all the time; nothing is written"):
+        devices.put([RegistryEntry(SECOND, "b.s19", "17")])
+    assert SECOND not in path.read_text()
+    assert [path] == list(tmp_path.iterdir())
+
+
+def test_a_registry_does_not_grow_beyond_what_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is written that no server would take."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    monkeypatch.setattr(text_module, "MAX_SIZE", 64)
+
+    with pytest.raises(RegistryError, match="70 bytes, expected at most 64"):
+        devices.put([RegistryEntry(SECOND, "a.s19", "16")])
+    assert f"{FIRST},a.s19,16\n" == (tmp_path / "devices2update.txt").read_text()
+
+
+def test_an_sqlite_file_in_its_place_is_told(tmp_path: Path) -> None:
+    """It is not taken for a text in which every line is malformed."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    SqliteRegistry(tmp_path / "new").close()
+    (tmp_path / "new").replace(tmp_path / "devices2update.txt")
+
+    assert devices.find(FIRST) is not None
+    assert "an SQLite file, expected a text" in devices.problems[0].message
+
+
+def test_trouble_with_a_large_file_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is tried again the trouble stays what it was: nobody logs it a second time."""
+    monkeypatch.setattr(text_module, "INLINE_SIZE", 100)
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    monkeypatch.setattr(text_module, "MAX_SIZE", 1000)
+    rename_over(tmp_path / "devices2update.txt", "#" * 1001)
+    limit = time.monotonic() + 30
+    while not devices.problems:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    later = set()
+    for _ in range(100):
+        time.sleep(0.002)
+        later.add(devices.problems)
+
+    assert 1 == len(later)
+    assert "1001 bytes, expected at most 1000" in later.pop()[0].message
 
 
 @pytest.mark.parametrize("name", ["a,b.s19", "a#b.s19", "a\nb.s19", " a.s19", "a.s19\t", "a\udc80.s19"])
