@@ -25,7 +25,7 @@ from .logs import CustomLogger, SessionLogs, close_log, open_server_log
 from .registry import open_registry
 from .service import ServedOnce, UpdateService
 from .sockets import bind, close, port_of
-from .tls import LOOK_INTERVAL, Certificates
+from .tls import LOOK_INTERVAL, Certificates, certificates_of
 
 REGISTRY_INTERVAL: Final = 1.0
 """Seconds between two looks at the registry while no device comes: a change is followed all the same."""
@@ -150,13 +150,6 @@ def limits_of(settings: Settings) -> Limits:
     return Limits(share, None if rate is None else rate / settings.workers, settings.identification_size)
 
 
-def certificates_of(settings: Settings) -> Certificates | None:
-    """What TLS needs, where it is wanted; raises `ConfigError`."""
-    if settings.tls_cert is None:
-        return None
-    return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
-
-
 def open_log(settings: Settings, console: TextIO | None) -> logging.Logger:
     """The server log; raises `ConfigError`."""
     return open_server_log(settings.logs, as_json=settings.log_format is LogFormat.JSON, console=console)
@@ -257,8 +250,8 @@ def _sockets(settings: Settings, part: Part | None) -> tuple[Sequence[socket.soc
 
 async def _look_after(certificates: Certificates, logger: logging.Logger) -> None:
     while True:
-        await asyncio.sleep(LOOK_INTERVAL)
         certificates.look(logger)
+        await asyncio.sleep(LOOK_INTERVAL)
 
 
 async def _look_at_registry(service: UpdateService) -> None:

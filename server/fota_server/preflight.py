@@ -3,6 +3,7 @@
 It looks through the same registry and the same store as the server, and writes nothing.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from .config import Settings
 from .errors import ConfigError, RegistryError, UnservableError
 from .firmware import FirmwareStore, Key
 from .registry import Registry, open_registry
+from .tls import certificates_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,18 @@ def check(settings: Settings, on_progress: Callable[[int, int], None] = lambda d
         raise ConfigError(f"firmware folder {settings.firmware}: no such folder")
     if not settings.registry.exists():
         raise RegistryError(f"registry {settings.registry}: no such file")
+    certificates = certificates_of(settings)
+    outdated = None if certificates is None else certificates.outdated()
     registry = open_registry(settings.registry, mcuid_format=settings.mcuid_format, read_only=True)
     try:
-        return _look(
+        found = _look(
             registry, FirmwareStore(settings.firmware, allow_unterminated=settings.allow_unterminated), on_progress
         )
     finally:
         registry.close()
+    if outdated is None:
+        return found
+    return dataclasses.replace(found, findings=(Finding("TLS", outdated, refused=False), *found.findings))
 
 
 def _look(registry: Registry, store: FirmwareStore, on_progress: Callable[[int, int], None]) -> Preflight:

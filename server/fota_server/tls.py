@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from .config import Settings
 from .errors import ConfigError
 
 LOOK_INTERVAL: Final = 60.0
@@ -22,6 +23,10 @@ ACCEPTS: Final = 16
 
 ACCEPT_PAUSE: Final = 1.0
 """Seconds until the next look when there was no descriptor for a connection."""
+
+
+_OUTDATED: Final = {9: "is not valid yet", 10: "has expired"}
+"""By the number that OpenSSL has for it."""
 
 
 class Certificates:
@@ -35,6 +40,7 @@ class Certificates:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._stamp = self._load(self.context)
+        self._told: str | None = None
         if client_ca is not None:
             try:
                 self.context.load_verify_locations(client_ca)
@@ -42,8 +48,43 @@ class Certificates:
                 raise ConfigError(f"tls-client-ca {client_ca}: {_reason(error)}, expected PEM certificates") from error
             self.context.verify_mode = ssl.CERT_REQUIRED
 
+    def outdated(self) -> str | None:
+        """What a device that minds the date has against the certificate; None if nothing.
+
+        A handshake with itself in memory tells: Python reads no dates.
+        """
+        near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        near.check_hostname = False
+        near.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        try:
+            self._load(far)
+            near.load_verify_locations(self._cert)
+        except (OSError, ConfigError):
+            return None  # who uses them has words for that
+        to_far, to_near = ssl.MemoryBIO(), ssl.MemoryBIO()
+        ends = near.wrap_bio(to_near, to_far), far.wrap_bio(to_far, to_near, server_side=True)
+        for end in (*ends, *ends):
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLCertVerificationError as error:
+                if said := _OUTDATED.get(error.verify_code):
+                    return f"tls-cert {self._cert}: {said}; a device that minds the date does not connect"
+                return None
+            except ssl.SSLError:
+                return None
+        return None
+
     def look(self, logger: logging.Logger) -> None:
         """Read the files again if they changed; what cannot be used is logged, and what was read last is in force."""
+        self._read_again(logger)
+        outdated = self.outdated()
+        if outdated is not None and outdated != self._told:
+            logger.warning("%s", outdated)
+        self._told = outdated
+
+    def _read_again(self, logger: logging.Logger) -> None:
         try:
             if self._files() == self._stamp:
                 return
@@ -68,6 +109,13 @@ class Certificates:
     def _files(self) -> tuple[tuple[int, int], ...]:
         stats = [os.stat(path) for path in (self._cert, self._key) if path is not None]
         return tuple((status.st_mtime_ns, status.st_ino) for status in stats)
+
+
+def certificates_of(settings: Settings) -> Certificates | None:
+    """What TLS needs, where it is wanted; raises `ConfigError`."""
+    if settings.tls_cert is None:
+        return None
+    return Certificates(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
 class TlsDoor:

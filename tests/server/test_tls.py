@@ -1,6 +1,7 @@
 """TLS: a device that speaks it is served as any other, and one that does not disturbs nobody."""
 
 import contextlib
+import datetime
 import logging
 import shutil
 import socket
@@ -16,6 +17,7 @@ import trustme
 from tests.server.conftest import MCUID, PATIENCE, Peer, RunningServer, Site, Update, blink, identification, statuses
 
 from fota_server.errors import ConfigError
+from fota_server.preflight import check
 from fota_server.tls import Certificates
 
 
@@ -232,6 +234,31 @@ def test_a_renewed_certificate_is_in_force_at_the_next_look(
     assert "; what was read last is in force" in half
     assert whole.endswith("cert.pem: read again")
     assert "No such file" in missing
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "said"),
+    [(-2, -1, "has expired"), (1, 2, "is not valid yet"), (-1, 1, None)],
+)
+def test_a_certificate_out_of_its_time_is_told(
+    site: Site, tls: dict[str, Any], since: int, until: int, said: str | None
+) -> None:
+    """In the log, once, and by a look before serving; the server starts all the same, since boards have no clock."""
+    now = datetime.datetime.now(datetime.UTC)
+    since_when, until_when = now + datetime.timedelta(days=since), now + datetime.timedelta(days=until)
+    issued = trustme.CA().issue_cert("127.0.0.1", not_before=since_when, not_after=until_when)
+    issued.cert_chain_pems[0].write_to_path(tls["tls_cert"])
+    issued.private_key_pem.write_to_path(tls["tls_key"])
+    with site.serve(**tls) as server:
+        assert blink(1) == server.update()
+
+    expected = [] if said is None else [f"tls-cert {tls['tls_cert']}: {said}; a device that minds the date"]
+    warnings = [line for line in site.log().splitlines() if "tls-cert" in line]
+    assert len(expected) == len(warnings)
+    assert all(one in line for one, line in zip(expected, warnings, strict=True))
+    found = check(site.settings(**tls)).findings
+    assert len(expected) == len(found)
+    assert all(one in finding.message for one, finding in zip(expected, found, strict=True))
 
 
 @pytest.mark.parametrize(

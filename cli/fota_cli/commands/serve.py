@@ -21,7 +21,7 @@ from typing import Any
 
 from fota_protocol.identity import McuidFormat
 from fota_protocol.server import Handshake
-from fota_server.app import Ready, certificates_of, readiness, serve, write_ready_file
+from fota_server.app import Ready, readiness, serve, write_ready_file
 from fota_server.config import LogFormat, Settings, load_settings
 from fota_server.errors import ServerError
 from fota_server.preflight import check
@@ -163,7 +163,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(settings: Settings, *, as_json: bool) -> int:
     """Print what a server with these settings would refuse; returns the exit code."""
-    certificates_of(settings)
     found = check(settings)
     if as_json:
         document = {
