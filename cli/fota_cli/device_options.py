@@ -13,24 +13,56 @@ from fota_simulator.boot import BootPolicy
 from .choices import one_of
 from .errors import UsageError
 
+Options = argparse._ActionsContainer
+"""Where options go: a parser, or a group of one."""
+
 PART_NAMES: Final = ", ".join((*PARTS, *(board for part in PARTS.values() for board in part.boards)))
 """Parts and boards, for the help."""
 
 
 def add_device_options(parser: argparse.ArgumentParser, *, needs_server: bool = True) -> None:
     """Add the options to `parser`."""
-    add = parser.add_argument
-    add("--server", required=needs_server, metavar="HOST:PORT", help="address of the server")
-    add("--part", default=DEFAULT_PART, metavar="NAME", help=f"part or board: {PART_NAMES} (default: {DEFAULT_PART})")
-    add(
+    parser.add_argument("--server", required=needs_server, metavar="HOST:PORT", help="address of the server")
+    add_part_option(parser)
+    add_policy_option(parser)
+    add_session_options(parser)
+
+
+def add_part_option(parser: Options) -> None:
+    """Which part a board has."""
+    parser.add_argument(
+        "--part", default=DEFAULT_PART, metavar="NAME", help=f"part or board: {PART_NAMES} (default: {DEFAULT_PART})"
+    )
+
+
+def add_policy_option(parser: Options) -> None:
+    """What its bootloader demands."""
+    parser.add_argument(
         "--policy",
         type=one_of(BootPolicy),
         default=BootPolicy.SEALED,
         metavar="|".join(policy.value for policy in BootPolicy),
         help="what the bootloader demands of an image before it acks the end (default: sealed)",
     )
-    add("--no-verdict-ack", action="store_true", help="do not ack @4#, as most devices of revision A")
-    add("--timeout", type=float, default=60.0, metavar="S", help="longest silence of the server (default: 60)")
+
+
+def add_identity_options(parser: Options, default: str = "") -> None:
+    """Who a device is; `default` is said in the help, and for the command to set."""
+    said = f" (default: {default})" if default else ""
+    parser.add_argument(
+        "--mcuid", metavar="DIGITS", help=f"who it is to the server: 25 decimal, or hexadecimal digits{said}"
+    )
+    parser.add_argument(
+        "--suffix", default="", metavar="DIGITS", help="digits behind a decimal MCUID (model, versions)"
+    )
+
+
+def add_session_options(parser: Options) -> None:
+    """How a device behaves in a session."""
+    parser.add_argument("--no-verdict-ack", action="store_true", help="do not ack @4#, as most devices of revision A")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="S", help="longest silence of the server (default: 60)"
+    )
 
 
 def server_address(text: str) -> tuple[str, int]:

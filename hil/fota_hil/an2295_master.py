@@ -413,7 +413,8 @@ class Master:
     def _identify(self, heard: "_Heard") -> Ident | None:
         """Ask for the ident once; returns it if it came alone."""
         self._line.discard_input()
-        self._send(Request(Command.IDENT).encode(_KINETIS, has_crc=False))
+        question = Request(Command.IDENT).encode(_KINETIS, has_crc=False)
+        self._send(question)
         data = bytearray()
         wait = self.line_time(1) + self._timings.answer
         found = None
@@ -426,7 +427,9 @@ class Master:
             try:
                 found = read_ident(bytes(data))
             except RemoteProtocolError as error:
-                if not data.startswith(HOOK):  # an announcement is not the board's name
+                if data.startswith(question):  # of no family is it the version
+                    heard.is_echo = True
+                elif not data.startswith(HOOK):  # an announcement is not the board's name
                     heard.problem = str(error)
                 break
         if found is None or found[1] < len(data):
@@ -494,6 +497,8 @@ class _Heard:
         self.newest = b""
         self.announcements = 0
         self.problem = ""
+        self.is_echo = False
+        """Whether our own question came back."""
         self.is_noisy = False
         """Whether the line did not get quiet."""
 
@@ -510,6 +515,12 @@ class _Heard:
     def error(self, timeout_s: float, baud: int) -> BoardError:
         """Why nobody could be reached, and what to do."""
         noise = bytes(self.newest).strip(HOOK)
+        if self.is_echo:
+            return BoardError(
+                f"what answers only echoes what it is sent at {baud} baud, which no bootloader does: does the "
+                "application run (reset it with SW1 held), is there a loopback plug, or is the line in echo mode?",
+                fault=BoardFault.GARBLED,
+            )
         if self.problem:
             return BoardError(
                 f"what answers at {baud} baud is no bootloader that we know: {self.problem}", fault=BoardFault.GARBLED

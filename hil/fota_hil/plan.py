@@ -133,6 +133,16 @@ class Layout:
                 address=start,
             )
 
+    def check_vector_sector(self) -> None:
+        """Raise `PlanError` unless the sector of the vector table may be erased, which the ident does not promise."""
+        base, start = self.ident.relocated_table, self.vector_sector
+        if not self.holds(start, start + self.ident.erase_size):
+            raise PlanError(
+                f"the board has its vector table at {base:#010x}, in a sector that is not in its flash, "
+                f"{described(self.ident)}; expected a table that can be erased",
+                address=base,
+            )
+
     def check_vectors(self, image: FirmwareImage, what: str) -> None:
         """Raise `PlanError` unless the image has a vector table that can be right."""
         base = self.ident.relocated_table

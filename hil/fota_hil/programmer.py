@@ -6,9 +6,9 @@ power cut, Ctrl-C, leaves a board whose application is gone and whose bootloader
 and does not run half an application. `state` says at any moment which of these it is.
 
 What a request cannot do, its sector may: where flash holds neither what was to be written nor FF, the sector is erased
-and written once more, once for each sector. A sector that cannot be erased is fatal: the stock master reports that and
-programs on, into flash that is not blank. A board that falls silent may be revived by its owner's means, a reset or its
-power, and goes on where it was.
+and written once more, once for each sector, and read back, also what had been read back before. A sector that cannot be
+erased is fatal: the stock master reports that and programs on, into flash that is not blank. A board that falls silent
+may be revived by its owner's means, a reset or its power, and goes on where it was.
 
 `Programmer` knows no files and no server. `program` is for a whole image; what streams uses `erase` and `write`.
 """
@@ -138,12 +138,10 @@ class Programmer:
         )
         sector = self._layout.sector(address)
         self._renew(sector, error, BoardFault.VERIFY)
-        for again in joined(sorted(self._written[sector], key=lambda one: one.address)):
-            self._check(again)
         self._check(piece)  # it may lie in two sectors
 
     def _renew(self, sector: int, error: BoardError, fault: BoardFault) -> None:
-        """Erase a sector and write once more what was written to it."""
+        """Erase a sector, write once more what was written to it, and read that back, the first vectors last."""
         if self.renewed.count(sector) >= RENEWALS:
             raise BoardError(
                 f"the sector at {sector:#010x} does not take its content, erased once more: {error}",
@@ -152,14 +150,24 @@ class Programmer:
             ) from error
         self.renewed.append(sector)
         self.erase(sector)
-        for piece in self._written[sector]:
-            if not piece.is_blank:
-                try:
-                    self._put(piece)
-                except BoardError as again:
-                    if again.fault in (BoardFault.REFUSED, BoardFault.WRITE):
-                        self._renew(sector, again, fault)  # which has been done, and so raises
-                    raise
+        low, high = self._layout.vector_page
+        vectors = [piece for piece in self._written[sector] if low <= piece.address < high]
+        body = [piece for piece in self._written[sector] if not low <= piece.address < high]
+        for pieces in (body, vectors):
+            for piece in pieces:
+                if not piece.is_blank:
+                    self._put_again(sector, piece, fault)
+            if self.verify:
+                for whole in joined(sorted(pieces, key=lambda one: one.address)):
+                    self._check(whole)
+
+    def _put_again(self, sector: int, piece: Piece, fault: BoardFault) -> None:
+        try:
+            self._put(piece)
+        except BoardError as error:
+            if error.fault in (BoardFault.REFUSED, BoardFault.WRITE):
+                self._renew(sector, error, fault)  # which has been done, and so raises
+            raise
 
     def _put(self, piece: Piece) -> None:
         self._do(lambda: self._master.write(piece.address, piece.data))

@@ -6,23 +6,19 @@ trace and report (`frame_watch`). Where a session begins in the board's bytes, a
 Theory of operation. One thread, one selector: the port, the connection, and a wake-up. Bytes go on within the turn in
 which they came; only what the other side does not take waits in a buffer of its own limit. A slow board holds up the
 server, since we stop reading from it; a server that does not take what a board says loses its session, since a board
-cannot be held up. A connection is dialled in a thread, because names may be slow to resolve.
+cannot be held up. Connections are made by `dialling`.
 
 A serial line cannot show that a connection was closed. So whoever wants the board to see it chooses a signal
-(`CloseSignal`): a text, a break, a pulse on DTR or RTS, or a command that resets the board. It is given when anything
+(`close_signal`): a text, a break, a pulse on DTR or RTS, or a command that resets the board. It is given when anything
 but the board itself ended the session. The other way round, a board cannot close: its session ends when it is silent
 too long, identifies itself anew, or is unplugged.
 """
 
 import contextlib
 import datetime
-import enum
 import errno
-import queue
-import re
 import selectors
 import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -33,6 +29,8 @@ from fota_transport.clock import Clock
 from fota_transport.errors import LinkLost
 from fota_transport.trace import Direction
 
+from .close_signal import FLUSH_TIMEOUT, NO_SIGNAL, CloseSignal, SignalKind
+from .dialling import DIAL_RETRIES, Dialler, pause_behind
 from .errors import HilError, PortError, PortNameError
 from .frame_watch import FrameWatch
 from .identifications import Finder, Kind, Piece
@@ -56,21 +54,6 @@ READ_SIZE: Final = 4_096
 HOLD: Final = 0.1
 """Seconds without a byte after which what is held back goes on: an ack of the end frame, an identification's part."""
 
-DIAL_TIMEOUT: Final = 10.0
-"""Seconds for one attempt to connect."""
-
-DIAL_RETRIES: Final = 5
-"""Attempts to connect after the first."""
-
-DIAL_PAUSE: Final = 0.5
-"""Seconds before the second attempt; the pause doubles from one to the next."""
-
-LONGEST_DIAL_PAUSE: Final = 10.0
-"""Seconds to which it grows."""
-
-FLUSH_TIMEOUT: Final = 5.0
-"""Seconds for the board to take the server's last bytes, before the signal that the server has closed."""
-
 REOPEN: Final = 300.0
 """Seconds for which a port that was unplugged is tried again."""
 
@@ -80,70 +63,7 @@ REOPEN_PAUSE: Final = 0.1
 LONGEST_REOPEN_PAUSE: Final = 2.0
 """Seconds to which it grows."""
 
-BREAK_TIME: Final = 0.25
-"""Seconds of a break that tells a board of a close."""
-
-PULSE_TIME: Final = 0.1
-"""Seconds of a pulse on DTR or RTS."""
-
-RESET_TIMEOUT: Final = 30.0
-"""Seconds for the command that resets a board."""
-
-TEXT_LIMIT: Final = 256
-"""Bytes of a text that tells a board of a close."""
-
-KEEPALIVE_IDLE: Final = 30
-"""Seconds of a connection's silence after which the kernel asks the other end whether it is still there."""
-
-KEEPALIVE_INTERVAL: Final = 10
-"""Seconds between two such questions; after `KEEPALIVE_COUNT` without an answer the connection is lost."""
-
-KEEPALIVE_COUNT: Final = 3
-"""Questions without an answer."""
-
-_ESCAPE: Final = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|([\\rnt0])|(.?))", re.DOTALL)
-_SHORT: Final = {"\\": "\\", "r": "\r", "n": "\n", "t": "\t", "0": "\0"}
 _LINE_ENDS: Final = b"\r\n"
-
-
-class SignalKind(enum.Enum):
-    """How a board is told that the connection is gone."""
-
-    NONE = "none"
-    TEXT = "text"
-    BREAK = "break"
-    DTR = "dtr"
-    RTS = "rts"
-    RESET = "reset"
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSignal:
-    """How, and with which words."""
-
-    kind: SignalKind = SignalKind.NONE
-    text: bytes = b""
-
-    @classmethod
-    def parse(cls, word: str) -> "CloseSignal":
-        r"""Read a word of the command line; a text may have \r, \n, \t, \0, \\ and \xhh. Raises `ValueError`."""
-        name, equals, text = word.partition("=")
-        if equals and name == SignalKind.TEXT.value:
-            data = _ESCAPE.sub(_unescaped, text).encode("latin-1")
-            if not 0 < len(data) <= TEXT_LIMIT:
-                raise ValueError(f"a text of {len(data)} bytes, expected 1 to {TEXT_LIMIT}")
-            return cls(SignalKind.TEXT, data)
-        if word in {kind.value for kind in SignalKind} - {SignalKind.TEXT.value}:
-            return cls(SignalKind(word))
-        raise ValueError(f"{word!r}, expected none, text=…, break, dtr, rts or reset")
-
-
-def _unescaped(match: re.Match[str]) -> str:
-    if match[1]:
-        return chr(int(match[1], 16))
-    if match[2]:
-        return _SHORT[match[2]]
-    raise ValueError(rf"escape \{match[3]}, expected \r, \n, \t, \0, \\ or \xhh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +73,7 @@ class RelaySettings:
     host: str
     port: int
     idle_s: float = IDLE
-    on_close: CloseSignal = CloseSignal()
+    on_close: CloseSignal = NO_SIGNAL
     reset: Template | None = None
     """The command of the signal `reset`."""
     strips_line_ends: bool = False
@@ -242,8 +162,7 @@ class Relay:
         self._farewell: _Farewell | None = None
         self._lost_at = self._reopen_at = 0.0
         self._reopen_pause = REOPEN_PAUSE
-        self._dialled: queue.SimpleQueue[tuple[_Session, socket.socket | Exception]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._dialler: Dialler[_Session] = Dialler(settings.host, settings.port, self._wake_up)
         self._closed = False
 
     def stop(self) -> None:
@@ -272,12 +191,8 @@ class Relay:
             if self._farewell is not None:
                 self._tell_board(self._farewell)
         finally:
-            with self._lock:
-                self._closed = True
-            while not self._dialled.empty():
-                _, found = self._dialled.get()
-                if isinstance(found, socket.socket):
-                    found.close()
+            self._closed = True
+            self._dialler.close()
             if self._port is not None:
                 self._port.close()
             self._selector.close()
@@ -484,26 +399,10 @@ class Relay:
         """Begin an attempt to connect."""
         session.attempts += 1
         session.dial_at = None
-        threading.Thread(target=self._connect, args=(session,), name="dialling", daemon=True).start()
-
-    def _connect(self, session: _Session) -> None:
-        """Runs in a thread of its own."""
-        found: socket.socket | Exception
-        try:
-            found = socket.create_connection((self._settings.host, self._settings.port), DIAL_TIMEOUT)
-            _prepare(found)
-        except (OSError, UnicodeError) as error:
-            found = error
-        with self._lock:
-            if not self._closed:
-                self._dialled.put((session, found))
-                self._wake_up()
-            elif isinstance(found, socket.socket):
-                found.close()
+        self._dialler.dial(session)
 
     def _take_dialled(self) -> None:
-        while not self._dialled.empty():
-            session, found = self._dialled.get()
+        for session, found in self._dialler.found():
             if session is not self._session:
                 if isinstance(found, socket.socket):
                     found.close()
@@ -523,7 +422,7 @@ class Relay:
         if session.attempts > self._settings.dial_retries:
             self._end(Ended.NOT_CONNECTED, f"{self._settings.server}: {reason}, {session.attempts} attempts")
             return
-        pause = min(DIAL_PAUSE * 2 ** (session.attempts - 1), LONGEST_DIAL_PAUSE)
+        pause = pause_behind(session.attempts)
         session.dial_at = now + pause
         self._note(f"session {session.number}: {self._settings.server}: {reason}; again in {pause:g} s")
 
@@ -643,26 +542,18 @@ class Relay:
         if port is None or signal.kind is SignalKind.NONE:
             return
         self._note(f"session {farewell.session.number}: telling the board by {signal.kind.value}")
+        values = {"port": port.name, "baud": str(port.baud)}
+        values["mcuid"] = farewell.session.watch.identification or ""
         try:
-            if signal.kind is SignalKind.TEXT:
-                port.write(signal.text, FLUSH_TIMEOUT)
-                self._trace_chunk(self._clock.monotonic(), Direction.RECEIVED, signal.text, ["from the relay"])
-                return
-            port.drain(FLUSH_TIMEOUT)
-            match signal.kind:
-                case SignalKind.BREAK:
-                    port.send_break(BREAK_TIME)
-                case SignalKind.DTR | SignalKind.RTS:
-                    port.pulse(signal.kind.value, PULSE_TIME)
-                case SignalKind.RESET if self._settings.reset is not None:
-                    values = {"port": port.name, "baud": str(port.baud)}
-                    values["mcuid"] = farewell.session.watch.identification or ""
-                    self._settings.reset.run(values, RESET_TIMEOUT)
+            signal.give(port, self._settings.reset, values, lambda: self._stopping)
         except LinkLost as error:
             self._lose_port(error)
         except (HilError, TimeoutError) as error:
             self._note(str(error))
             self._say(f"the board was not told: {error}")
+        else:
+            if signal.kind is SignalKind.TEXT:
+                self._trace_chunk(self._clock.monotonic(), Direction.RECEIVED, signal.text, ["from the relay"])
 
     # --- the rest
 
@@ -677,13 +568,3 @@ class Relay:
     def _wake_up(self) -> None:
         with contextlib.suppress(OSError):
             self._waker.send(b"!")
-
-
-def _prepare(connection: socket.socket) -> None:
-    connection.setblocking(False)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if sys.platform == "linux":
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_INTERVAL)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)

@@ -13,16 +13,18 @@ two buffers.
 Neither does I/O of its own; `play` carries a session over a link.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from fota_protocol.device import DeviceSession, DeviceTimings, Outcome, RecordCache, Target
+from fota_protocol.device import DeviceSession, DeviceState, DeviceTimings, Outcome, RecordCache, Target
 from fota_protocol.errors import ImageError, RecordRejected, Rejection
 from fota_protocol.identity import Identification
 from fota_protocol.image import MAX_SPAN, FirmwareImage
 from fota_protocol.integrity import check_vectors, image_crc32
 from fota_protocol.srecord import SRecord
 from fota_transport.clock import Clock
+from fota_transport.errors import LinkLost
 from fota_transport.links import Link
 from fota_transport.pump import pump
 from fota_transport.trace import Trace
@@ -33,6 +35,9 @@ from .programmer import Programmer
 
 MAX_RECORDS: Final = 1_000_000
 """Most records of one update: the largest image in records of four bytes, and a bound on memory."""
+
+CLOSE_WAIT: Final = 10.0
+"""Seconds for a server to close behind the ack of its end frame: twice the grace of ours, where it is in doubt."""
 
 VECTORS_SIZE: Final = 8
 """Bytes that the core loads at reset: stack pointer and reset vector (Cortex-M)."""
@@ -101,9 +106,13 @@ class _Page:
 
 
 class StreamTarget:
-    """Erases and writes a board while records come. Raises `RecordRejected`, and what `Programmer` raises."""
+    """Erases and writes a board while records come. Raises `RecordRejected`, and what `Programmer` raises.
+
+    Of a board whose vector table it could not erase it raises `PlanError` at once.
+    """
 
     def __init__(self, programmer: Programmer, layout: Layout, *, any_vectors: bool = False) -> None:
+        layout.check_vector_sector()
         self.version: str | None = None
         """What the end frame said; None before it."""
         self._programmer = programmer
@@ -198,6 +207,16 @@ class StreamTarget:
             raise RecordRejected(wrong, reason=Rejection.VECTORS, address=base)
 
 
+class _UntilAcked(DeviceSession):
+    """A session that is over with the ack of the end frame: when the server closes is not the board's business."""
+
+    __slots__ = ()
+
+    @property
+    def deadline(self) -> float | None:
+        return None if self.state is DeviceState.FINISHED else super().deadline
+
+
 def play(
     identification: Identification,
     target: Target,
@@ -210,9 +229,18 @@ def play(
 ) -> tuple[Outcome, int]:
     """Play one update over `link`; returns how it ended for the server, and how many records were acked.
 
-    What the target raises beyond `RecordRejected` goes through: the link's owner closes it, and nothing was acked.
+    An update is over with the ack of its end frame; the connection is open yet, see `await_close`. What the target
+    raises beyond `RecordRejected` goes through: the link's owner closes it, and nothing was acked.
     """
-    session = DeviceSession(identification, target, cache=RecordCache(), acks_verdict=acks_verdict, timings=timings)
+    session = _UntilAcked(identification, target, cache=RecordCache(), acks_verdict=acks_verdict, timings=timings)
     pump(session, link, clock, lambda _: b"", session.start(clock.monotonic()), trace)
     assert session.outcome is not None  # it is over
     return session.outcome, session.records
+
+
+def await_close(link: Link, clock: Clock) -> None:
+    """Wait until the server closes, for `CLOSE_WAIT` at most: one in doubt takes an early close for a missing ack."""
+    until = clock.monotonic() + CLOSE_WAIT
+    with contextlib.suppress(LinkLost, TimeoutError):
+        while link.read(max(0.0, until - clock.monotonic())):
+            pass

@@ -24,6 +24,7 @@ from fota_cli.compose.local_server import LocalServer
 from fota_cli.main import COMMANDS, main
 from fota_hil.serial_link import SerialLink
 from fota_protocol.formats import load
+from fota_transport.ptys import open_pty
 from fota_transport.trace import parse as parse_trace
 
 BLINK: Final = fota_fixtures.path("blink_1.s19")
@@ -34,9 +35,6 @@ BAD_MCUID: Final = "0001000000000000000000001"
 UNKNOWN_MCUID: Final = "0001999999999999999999999"
 PATIENCE_S: Final = 60.0
 """Seconds for whatever must come; starting Python takes most of them on a busy machine."""
-
-RUNS: Final = 4
-"""Runs of an update whose time is looked at, at most."""
 
 QUICK: Final = ["--no-input", "--plain", "--hook-timeout", "3"]
 
@@ -160,26 +158,21 @@ def test_file_is_programmed_read_back_and_started(tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize(("baud", "image"), [(9_600, BLINK), (115_200, DEMO)])
-def test_time_is_within_five_percent_of_the_lines(
+def test_a_line_is_as_slow_as_its_rate(
     baud: int, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a line of that rate, with the flash's typical times: what is computed is what a clock shows.
+    """With the flash's typical times no update is quicker than what is computed; `test_programmer` bounds it above.
 
-    The best of a few runs counts: a machine that does other things only adds time.
+    That needs a virtual clock: here, a machine that does other things only adds time.
     """
     size = len(content(image).rstrip(b"\xff"))
     flash_s = (size // 2048 + 1) * 0.014 + size / 4 * 65e-6
-    over = []
     with Board(tmp_path, "--baud", str(baud), "--flash-times", "typical", "--pin", "held") as board:
-        for _ in range(RUNS):
-            code = program("--serial", board.port, "--image", str(image), "--baud", str(baud), "--json", "-")
-            timing = outcome_of(capsys)[0]["timing"]
-            over.append(timing["elapsed_s"] / (timing["line_s"] + flash_s) - 1)
-            if over[-1] <= 0.05:
-                break
+        code = program("--serial", board.port, "--image", str(image), "--baud", str(baud), "--json", "-")
 
+    timing = outcome_of(capsys)[0]["timing"]
     assert 0 == code
-    assert -0.01 < min(over) <= 0.05
+    assert timing["elapsed_s"] > 0.99 * (timing["line_s"] + flash_s)
 
 
 @pytest.fixture(scope="module")
@@ -336,6 +329,39 @@ def test_lost_server_costs_nothing_in_store_and_the_application_in_stream(
     )
 
 
+@pytest.mark.parametrize("mode", [[], ["--end-ack", "receipt"], ["--stream"]], ids=["after", "receipt", "stream"])
+def test_server_that_lingers_does_not_hold_up_the_application(
+    mode: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It starts while the connection is open, which stays so: a server in doubt takes a close for a missing ack."""
+    seen: list[str] = []
+
+    def serve(listener: socket.socket, board: Board) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            for frame in (b"@4#", *load(BLINK.read_bytes()).frames, b"@1##"):
+                connection.sendall(frame)
+                connection.recv(10)
+            board.wait_until("board: application")
+            connection.settimeout(0.2)
+            try:
+                seen.append(f"closed with {connection.recv(10)!r}")
+            except TimeoutError:
+                seen.append("still open")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, Board(tmp_path) as board:
+        thread = threading.Thread(target=serve, args=(listener, board))
+        thread.start()
+        words = ["--serial", board.port, "--server", f"127.0.0.1:{listener.getsockname()[1]}", "--mcuid", MCUID]
+        code = program(*words, "--json", "-", "--timeout", "600", "--baud", "115200", *mode)
+        thread.join()
+    outcome, _ = outcome_of(capsys)
+
+    assert (0, ["still open"]) == (code, seen)
+    assert ("updated", "1") == (outcome["server"]["result"], outcome["server"]["version"])
+
+
 @contextlib.contextmanager
 def running(*words: str, stdin: int = subprocess.DEVNULL, asks: bool = False) -> Iterator[subprocess.Popen[str]]:
     """`fota hil program` as a process."""
@@ -393,6 +419,60 @@ def test_ctrl_c_leaves_a_board_that_the_same_command_updates(tmp_path: Path) -> 
     assert "Its application is gone: run this command again, with its pin (SW1) held" in said
     assert 0 == again
     assert content(BLINK) == board.application()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("act", ["enter", "reset", "leave"])
+def test_command_that_hangs_does_not_hold_up_the_end(tmp_path: Path, act: str, number: int) -> None:
+    """It is ended with the run, also one that is run for the end: letting a board go that was not touched."""
+    pid = tmp_path / "pid"
+    hanging = f"sh -c 'echo $$ > {pid}.part; mv {pid}.part {pid}; exec sleep 600'"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Board(tmp_path, "--application", str(BLINK)) as board,
+        running(
+            *("--serial", board.port, "--server", f"127.0.0.1:{listener.getsockname()[1]}", "--mcuid", MCUID),
+            *(f"--{act}", hanging, "--command-timeout", "600"),
+        ) as process,
+    ):
+        if act == "leave":
+            listener.settimeout(PATIENCE_S)
+            listener.accept()[0].close()
+        deadline = time.monotonic() + PATIENCE_S
+        while not pid.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE_S)
+
+    assert 130 == process.returncode, said
+    assert "interrupted" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
+
+
+def test_interrupted_run_gives_its_last_command_little_time(tmp_path: Path) -> None:
+    """The signal comes while the server is silent; then --leave hangs."""
+    pid = tmp_path / "pid"
+    hanging = f"sh -c 'echo $$ > {pid}.part; mv {pid}.part {pid}; exec sleep 600'"
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        Board(tmp_path, "--application", str(BLINK)) as board,
+        running(
+            *("--serial", board.port, "--server", f"127.0.0.1:{listener.getsockname()[1]}", "--mcuid", MCUID),
+            *("--leave", hanging, "--command-timeout", "600"),
+        ) as process,
+    ):
+        listener.settimeout(PATIENCE_S)
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(100)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=PATIENCE_S)
+
+    assert 130 == process.returncode, said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid.read_text()), 0)
 
 
 def test_board_that_is_unplugged_in_mid_update_can_be_updated_when_it_is_back(
@@ -461,6 +541,27 @@ class TestNobodyThere:
         assert 1 == code
         assert "was it reset with SW1 held" in capsys.readouterr().err
         assert content(BLINK) == board.application()
+
+    def test_application_that_echoes_is_not_a_bootloader(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Nor one of an unknown family, whose version byte our own question would be."""
+        master, slave = open_pty()
+
+        def echo() -> None:
+            with contextlib.suppress(TimeoutError):
+                while data := master.read(PATIENCE_S):
+                    master.write(data, PATIENCE_S)
+
+        thread = threading.Thread(target=echo)
+        thread.start()
+        code = program("--serial", slave.path, "--image", str(BLINK))
+        slave.close()
+        thread.join()
+        master.close()
+
+        said = capsys.readouterr().err
+        assert 1 == code
+        assert "what answers only echoes what it is sent at 9600 baud" in said
+        assert "reset it with SW1 held" in said
 
     def test_no_server_is_a_failure_and_the_board_is_untouched(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

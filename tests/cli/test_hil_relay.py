@@ -24,7 +24,7 @@ import fota_fixtures
 from fota_cli.commands.hil import configure
 from fota_cli.compose.server_process import ServerProcess
 from fota_cli.main import main
-from fota_hil.relay import SignalKind
+from fota_hil.close_signal import SignalKind
 from fota_hil.relay_report import Ended
 from fota_transport.ptys import open_pty
 from fota_transport.trace import parse as parse_trace
@@ -139,6 +139,27 @@ def test_a_relay_runs_until_it_is_told_to_end(tmp_path: Path, server: str) -> No
     assert (0, 1) == (code, json.loads((tmp_path / "relay.json").read_text())["ok"])
     assert f"fota: {MCUID}: updated after 86 records, end frame 1A acked; the server closed" in "".join(lines)
     assert not (tmp_path / "board").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_reset_command_that_hangs_does_not_hold_up_the_end(tmp_path: Path, server: str, number: int) -> None:
+    """It has two seconds from the signal, and is ended then; the exit code is as ever."""
+    words = [sys.executable, "-m", "fota_cli", "hil", "relay", "--serial", "board", "--server", server]
+    words += ["--board", board(tmp_path, UNKNOWN_MCUID), "--on-close", "reset"]
+    words += ["--reset", "sh -c 'echo $$ > pid.part; mv pid.part pid; exec sleep 600'"]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not (tmp_path / "pid").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=PATIENCE_S)
+
+    assert 1 == process.returncode
+    assert "the board was not told: " in said
+    assert "did not end within 2 s of the order to stop" in said
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 def test_a_board_that_is_there_already_is_found_by_its_path(tmp_path: Path, server: str) -> None:

@@ -588,7 +588,7 @@ def test_device_gives_up_a_silent_server(tmp_path: Path) -> None:
     played = play(tmp_path, "", [b"@4#", DEADLINE_S + 0.5])
 
     assert played.outcome["outcome"] == "failed"
-    assert time.monotonic() - began < DEADLINE_S + 2.5
+    assert time.monotonic() - began < DEADLINE_S + 10
 
 
 # --- the table ---

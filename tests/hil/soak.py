@@ -1,11 +1,15 @@
 """Update a virtual board over and over while everything goes wrong, and see that it can always be updated again.
 
     python -m tests.hil.soak --updates 200 --seed 1
+    python -m tests.hil.soak --updates 200 --seed 1 --way relay
+    python -m tests.hil.soak --updates 200 --seed 1 --way file --way store --way stream --pty
 
-Three ways, each so many updates: from a file, stored from a real `fota serve`, and streamed from it. The board, its
-line and its faults are in virtual time, so an update takes milliseconds; the server is a process, over TCP. Faults are
-drawn from one seed, which is printed: bytes flipped, dropped and doubled both ways, plugs pulled in mid-update, boards
-reset by somebody, power that fails at a flash command, servers that are lost. The boards are five, one for each quirk.
+Four ways, each so many updates: from a file, stored from a real `fota serve`, streamed from it, and through `fota hil
+relay`, which is `soak_relay`. For the first three the board, its line and its faults are in virtual time, so an update
+takes milliseconds; with `--pty` they are behind a pseudo-terminal that pyserial opens, in real time. The server is a
+process, over TCP. Faults are drawn from one seed, which is printed: bytes flipped, dropped and doubled both ways, plugs
+pulled in mid-update, boards reset by somebody, power that fails at a flash command, servers that are lost. The boards
+are five, one for each quirk.
 
 A board that does not answer is reset with SW1 held, as a person would. After each update that did not come to its end
 the same is tried once more on a good line, and must succeed. Whenever an update succeeded the flash is compared: the
@@ -21,18 +25,19 @@ import json
 import random
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import fota_fixtures
 from fota_cli.compose.local_server import LocalServer
-from fota_hil.an2295_master import Master
+from fota_hil.an2295_master import Master, MasterTimings
 from fota_hil.errors import BoardError, ServerError
 from fota_hil.plan import Layout, make_plan
 from fota_hil.programmer import BoardState, Programmer
+from fota_hil.serial_link import SerialLink
 from fota_hil.update import StoreTarget, StreamTarget, play
 from fota_protocol.device import DeviceTimings, Result, Target
 from fota_protocol.formats import load
@@ -43,6 +48,7 @@ from fota_simulator.board.an2295 import SDIDS, An2295Slave, Quirk, ident_of
 from fota_simulator.board.board import VirtualBoard
 from fota_simulator.board.control import Order
 from fota_simulator.board.memory import BoardMemory
+from fota_simulator.board.runner import BoardRunner
 from fota_simulator.board.serial_line import FaultKind, LineFault, UnplugPlan, Way
 from fota_simulator.board.wired import LineSettings, WiredBoard
 from fota_simulator.boot import BootPolicy
@@ -51,9 +57,11 @@ from fota_simulator.flash import Flash, SectorPool
 from fota_simulator.flash.controller import ControlledFlash, FlashController
 from fota_simulator.supply import CommandCut, CutMode, Supply
 from fota_simulator.verify import first_difference
-from fota_transport.clock import SystemClock, VirtualClock
+from fota_transport.clock import Clock, SystemClock, VirtualClock
 from fota_transport.errors import LinkLost
 from fota_transport.links import ClosingLink, Link, TcpLink
+
+from .soak_relay import SERVER_OPTIONS, RelaySoak
 
 PART: Final = PARTS[DEFAULT_PART]
 MCUID: Final = "0001000000000000000000000"
@@ -61,7 +69,16 @@ IMAGES: Final = ("blink_1.s19", "blink_2.s19", "demo_16k.s19")
 """Firmware of the fixtures; each round takes another."""
 
 HOOK_TIMEOUT: Final = 30.0
-"""Virtual seconds to reach the board."""
+"""Seconds to reach the board."""
+
+BAUD: Final = 115_200
+"""What the master is told; the line is instant."""
+
+PTY_TIMINGS: Final = MasterTimings(command=1.0, answer=0.3, gap=0.3)
+"""Where bytes are lost in real time: a virtual flash takes none, and most of a soak is waiting for answers."""
+
+RELAY: Final = "relay"
+"""The way that is not the programmer's."""
 
 
 class Bench:
@@ -161,12 +178,60 @@ class VirtualLine(ClosingLink):
         self.order(Order.ENTER)
         return True
 
+    def leave(self) -> None:
+        """Wait until plug and power are back."""
+        self._clock.advance(1.0)
+        self.wired.advance(self._clock.monotonic())
+
     def close(self) -> None:
         """Nothing: the board goes on."""
 
     def _check(self) -> None:
         if not self.wired.is_plugged:
             raise LinkLost("unplugged")
+
+
+class PtyLine(ClosingLink):
+    """A serial line to a board behind a pseudo-terminal, which a thread plays, in real time."""
+
+    def __init__(self, wired: WiredBoard, path: Path, clock: Clock) -> None:
+        self.plan: tuple[int, Order] | None = None
+        """What happens at the board, before which write."""
+        self._writes = 0
+        self._runner = BoardRunner(wired, path, clock)
+        self._playing = threading.Thread(target=self._runner.run)
+        self._playing.start()
+        self._link = SerialLink.open(str(path), BAUD)
+
+    def read(self, timeout_s: float | None) -> bytes:
+        return self._link.read(timeout_s)
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        self._writes += 1
+        if self.plan is not None and self._writes == self.plan[0]:
+            self._runner.order(self.plan[1])
+        self._link.write(data, timeout_s)
+
+    def discard_input(self) -> None:
+        self._link.discard_input()
+
+    def send_break(self, seconds: float) -> None:
+        self._link.send_break(seconds)
+
+    def press(self) -> bool:
+        """Have somebody reset the board with SW1 held."""
+        self._runner.order(Order.ENTER)
+        return True
+
+    def leave(self) -> None:
+        """Hang up; the board stays as it is."""
+        self.close()
+
+    def close(self) -> None:
+        self._link.close()
+        self._runner.stop()
+        self._playing.join()
+        self._runner.close()
 
 
 class LostLink(ClosingLink):
@@ -233,14 +298,15 @@ def draw(dice: random.Random, way: Source, size: int) -> Trouble:
 
 
 class Soak:
-    """A board, a server, and what came of the updates."""
+    """A board, a server, and what came of the updates; with `folder`, its lines are pseudo-terminals there."""
 
-    def __init__(self, seed: int, server: LocalServer | None) -> None:
+    def __init__(self, seed: int, server: LocalServer | None, folder: Path | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
         """Claims that did not hold."""
         self._seed = seed
         self._server = server
+        self._folder = folder
         self._images = {name: load(fota_fixtures.read(name)) for name in IMAGES}
         quirks = (), (Quirk.DROP_ODD,), (Quirk.NACK_THEN_ACK,), (Quirk.RESET_ON_JUNK,), (Quirk.PROTECTED,)
         self._benches = [Bench(quirks=some) for some in quirks]
@@ -276,9 +342,16 @@ class Soak:
     def _update(self, bench: Bench, way: Source, name: str, trouble: Trouble, *, seed: int) -> str:
         """One update; returns `updated`, or why not, in a word or two."""
         unplug = None if trouble.unplug_at is None else UnplugPlan(trouble.unplug_at, 0.5)
-        line = bench.line(LineSettings(faults=trouble.faults, unplug=unplug, seed=seed))
+        settings = LineSettings(faults=trouble.faults, unplug=unplug, seed=seed)
+        line: VirtualLine | PtyLine
+        if self._folder is None:
+            line = bench.line(settings)
+            master = Master(line, bench.clock, baud=BAUD)
+        else:
+            clock = SystemClock()
+            line = PtyLine(WiredBoard(bench.board, settings), self._folder / "board", clock)
+            master = Master(line, clock, baud=BAUD, timings=MasterTimings() if trouble == Trouble() else PTY_TIMINGS)
         line.plan = trouble.order
-        master = Master(line, bench.clock, baud=115_200)
         try:
             ident = master.connect(HOOK_TIMEOUT, on_silence=line.press)
             programmer = Programmer(master, Layout(ident))
@@ -301,8 +374,7 @@ class Soak:
         except LinkLost:
             return "unplugged"
         finally:
-            bench.clock.advance(1.0)  # by then, plug and power are back
-            line.wired.advance(bench.clock.monotonic())
+            line.leave()
         return "updated"
 
     def _play(self, target: Target, name: str, trouble: Trouble) -> None:
@@ -319,38 +391,62 @@ class Soak:
         return f"{MCUID[:-1]}{IMAGES.index(name)}"
 
 
-@contextlib.contextmanager
-def server() -> Iterator[LocalServer]:
-    """A `fota serve` that starts the first record at once."""
-    with tempfile.TemporaryDirectory() as folder, LocalServer(Path(folder)) as running:
-        yield running
+class Soaked(Protocol):
+    """What a way leaves to be reported."""
+
+    counts: Counter[str]
+    failures: list[str]
+
+
+def soak(way: str, updates: int, seed: int, *, has_pty: bool) -> Soaked:
+    """One way of it, with a server of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "bench").mkdir()
+        (folder / "server").mkdir()
+        if way == RELAY:
+            with LocalServer(folder / "server", SERVER_OPTIONS) as server:
+                relayed = RelaySoak(seed, server, folder / "bench")
+                with relayed:
+                    relayed.run(updates)
+                return relayed
+        with LocalServer(folder / "server") as server:
+            programmed = Soak(seed, server, folder / "bench" if has_pty else None)
+            programmed.run(Source(way), updates)
+            return programmed
 
 
 def main() -> int:
     """Run it; exit code 0 when every claim held, 1 when not."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--updates", type=int, default=200, help="of each of the three ways (default: 200)")
+    ways = [*(source.value for source in Source), RELAY]
+    parser.add_argument("--way", action="append", choices=ways, help="one way; may come more than once (default: all)")
+    parser.add_argument("--updates", type=int, default=200, help="of each way (default: 200)")
     parser.add_argument("--seed", type=int, help="of all that goes wrong (default: drawn, and printed)")
+    parser.add_argument("--pty", action="store_true", help="boards behind pseudo-terminals for all ways, in real time")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     args = parser.parse_args()
     seed = random.SystemRandom().randrange(1_000_000) if args.seed is None else args.seed
     print(f"seed {seed}", file=sys.stderr, flush=True)
+    counts: Counter[str] = Counter()
+    failures: list[str] = []
     began = time.monotonic()
-    with server() as running:
-        soak = Soak(seed, running)
-        for way in Source:
-            soak.run(way, args.updates)
+    for way in args.way or ways:
+        found = soak(way, args.updates, seed, has_pty=args.pty)
+        counts.update(found.counts)
+        failures += found.failures
     took = time.monotonic() - began
-    for failure in soak.failures:
+    for failure in failures:
         print(failure, file=sys.stderr)
     if args.json:
-        print(json.dumps({"seed": seed, "counts": dict(soak.counts), "failures": soak.failures, "took_s": took}))
+        print(json.dumps({"seed": seed, "counts": dict(counts), "failures": failures, "took_s": took}))
     else:
-        print(f"{3 * args.updates} updates in {took:.1f} s, each that failed followed by one that must not")
-        for ended, count in sorted(soak.counts.items()):
+        updates = args.updates * len(args.way or ways)
+        print(f"{updates} updates in {took:.1f} s, each that failed followed by one that must not")
+        for ended, count in sorted(counts.items()):
             print(f"{count:6} {ended}")
-        print(f"{len(soak.failures)} claims did not hold")
-    return 1 if soak.failures else 0
+        print(f"{len(failures)} claims did not hold")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -216,6 +216,16 @@ class TestHook:
         with pytest.raises(BoardError, match="version byte 0xc5, expected a family of"):
             Master(ScriptedLine(clock, script), clock, baud=9600).connect(5.0)
 
+    def test_what_only_echoes_is_called_so(self) -> None:
+        """An application that says again what it hears is no bootloader of an unknown family, whose letter `I` is."""
+        clock = VirtualClock()
+        script = [(sent, sent) for sent in (HOOK, b"I", HOOK * FILLER, b"I")] * 10
+
+        with pytest.raises(BoardError, match=r"only echoes what it is sent at 9600 baud.*reset it with SW1") as failed:
+            Master(ScriptedLine(clock, script, first=b""), clock, baud=9600).connect(5.0)
+
+        assert BoardFault.GARBLED is failed.value.fault
+
     @pytest.mark.parametrize("can_help", [True, False])
     def test_a_hand_is_asked_for_once_when_nobody_answers(self, can_help: bool) -> None:
         """After a knock of both kinds; if it could do something, the board has its time again."""

@@ -1,5 +1,6 @@
 """The programmer, the two targets of an update and the hands at a board, on a virtual board in virtual time."""
 
+import dataclasses
 import itertools
 import sys
 import time
@@ -356,6 +357,19 @@ class TestStream:
             assert reason is refused.value.reason
             assert ([], BoardState.UNTOUCHED) == (programmer.erased, programmer.state)
 
+    def test_board_whose_vector_table_is_not_in_its_flash_is_not_touched(self) -> None:
+        """An ident may say what it likes: the table's sector is erased with the first page, so it is looked at, too."""
+        bench = Bench()
+        master, _ = reach(bench)
+        ident = dataclasses.replace(master.ident, blocks=((0x8000, 0x80000),))
+        programmer = Programmer(master, Layout(ident))
+
+        with pytest.raises(PlanError, match=r"vector table at 0x00004000.*not in its flash") as refused:
+            StreamTarget(programmer, Layout(ident))
+
+        assert 0x4000 == refused.value.address
+        assert ([], BoardState.UNTOUCHED) == (programmer.erased, programmer.state)
+
     def test_sectors_are_erased_as_they_are_reached_and_the_vectors_sector_first(self) -> None:
         """So that a server that is lost leaves no vectors of either application."""
         bench = Bench()
@@ -502,6 +516,22 @@ class TestTemplates:
 
         assert time.monotonic() - began < 20.0
 
+    def test_command_whose_owner_has_to_stop_is_ended_soon(self, tmp_path: Path) -> None:
+        """In order first, so that it can undo what it has begun; a process that it has left behind goes with it."""
+        script = (
+            f"trap 'echo undone > {tmp_path / 'said'}; exit 1' TERM; sleep 600 & echo $! > {tmp_path / 'pid'}; wait"
+        )
+
+        with pytest.raises(TemplateError, match="did not end within 2 s of the order to stop"):
+            Template(("sh", "-c", script)).run({}, 600.0, (tmp_path / "pid").exists)
+
+        assert "undone\n" == (tmp_path / "said").read_text()
+        stat = Path("/proc") / (tmp_path / "pid").read_text().strip() / "stat"
+        deadline = time.monotonic() + 60.0
+        while stat.exists() and " Z " not in stat.read_text():  # a zombie waits for whoever adopted it
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
 
 class TestHands:
     """Commands where there are some, a person where there are none."""
@@ -630,3 +660,38 @@ def test_pieces_written_in_any_order_are_renewed_in_theirs() -> None:
     assert [0x4800] == programmer.renewed
     expected = b"\xff" * 128 + bytes(itertools.chain.from_iterable([i] * 128 for i in (2, 3, 4)))
     assert expected == bench.flash.read(0x4800, 0x4A00)
+
+
+class Spoiling(Master):
+    """A master whose board cannot write one piece, and spoils another when its sector is written once more."""
+
+    refuses: int
+    spoils: int
+    refused = False
+
+    def write(self, address: int, data: bytes) -> None:
+        if address == self.refuses and not self.refused:
+            self.refused = True
+            raise BoardError(f"write {address:#010x}: refused, 4 times", fault=BoardFault.REFUSED, address=address)
+        super().write(address, b"\0" * len(data) if self.refused and address == self.spoils else data)
+
+
+@pytest.mark.parametrize("refuses", [0x4000, 0x4880], ids=["vectors", "body"])
+def test_sector_that_was_written_once_more_is_read_back_again(refuses: int) -> None:
+    """Also what had been read back before; and no vectors are written over a body that is not right."""
+    bench = Bench()
+    master = Spoiling(bench.line(), bench.clock, baud=115_200)
+    master.connect(ANNOUNCED)
+    master.refuses, master.spoils = refuses, refuses + 0x80 if refuses == 0x4000 else 0x4800
+    target = StreamTarget(Programmer(master, Layout(master.ident)), Layout(master.ident))
+
+    def update() -> None:
+        for record in DEMO.records:
+            target.write(record)
+        target.finish("1")
+
+    with pytest.raises(BoardError, match="does not take its content, erased once more") as failed:
+        update()
+
+    assert (BoardFault.VERIFY, master.spoils) == (failed.value.fault, failed.value.address)
+    assert b"\xff" * 8 == bench.flash.read(0x4000, 0x4008)

@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fota_fixtures
+from fota_hil.close_signal import CloseSignal, SignalKind
 from fota_hil.errors import PortError
 from fota_hil.frame_watch import WATCH_LIMIT, FrameWatch
 from fota_hil.identifications import Finder, Kind, Piece
-from fota_hil.relay import TO_SERVER_LIMIT, CloseSignal, Relay, RelaySettings, SignalKind
+from fota_hil.relay import TO_SERVER_LIMIT, Relay, RelaySettings
 from fota_hil.relay_report import Ended, Outcome
 from fota_hil.relay_trace import RelayTrace
 from fota_hil.serial_link import SerialLink

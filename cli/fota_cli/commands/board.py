@@ -29,7 +29,7 @@ from typing import Final
 
 from fota_protocol.errors import ImageError
 from fota_protocol.image import FirmwareImage
-from fota_protocol.parts import DEFAULT_PART, Part
+from fota_protocol.parts import Part
 from fota_simulator.board.an2295 import SDIDS, An2295Slave, Quirk, ident_of
 from fota_simulator.board.board import Condition, Pin, VirtualBoard
 from fota_simulator.board.control import LONGEST_UNPLUGGED, Order
@@ -56,7 +56,15 @@ from fota_transport.trace import Trace
 
 from .. import exit_codes
 from ..choices import one_of
-from ..device_options import PART_NAMES, identification, part_named, timings
+from ..device_options import (
+    add_identity_options,
+    add_part_option,
+    add_policy_option,
+    add_session_options,
+    identification,
+    part_named,
+    timings,
+)
 from ..dumps import SUFFIXES, encode_dump
 from ..errors import UsageError
 from ..files import check_writable, read_image, write_file
@@ -107,7 +115,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="an2295|fota",
         help="which bootloader it has (default: an2295)",
     )
-    add("--part", default=DEFAULT_PART, metavar="NAME", help=f"part or board: {PART_NAMES} (default: {DEFAULT_PART})")
+    add_part_option(parser)
     add("--once", action="store_true", help="end when the application has started")
     line = parser.add_argument_group("the line")
     line.add_argument("--baud", default="instant", metavar="N|instant", help="bits a second (default: instant)")
@@ -151,21 +159,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what an older build does otherwise; may come more than once",
     )
     fota = parser.add_argument_group("kind fota")
-    fota.add_argument("--mcuid", metavar="DIGITS", help=f"25 decimal, or hexadecimal (default: {DEFAULT_MCUID})")
-    fota.add_argument("--suffix", metavar="DIGITS", help="digits behind a decimal MCUID (default: none)")
-    fota.add_argument(
-        "--policy",
-        type=one_of(BootPolicy),
-        metavar="|".join(policy.value for policy in BootPolicy),
-        help="what the bootloader demands of an image (default: sealed)",
-    )
+    add_identity_options(fota, DEFAULT_MCUID)
+    add_policy_option(fota)
     fota.add_argument("--newline", type=one_of(Newline), metavar="none|lf|crlf", help="behind frames (default: none)")
     fota.add_argument("--boot-text", metavar="TEXT", help="what it says before it identifies itself (default: none)")
     fota.add_argument("--retry", type=float, metavar="S", help="first pause before it asks again (default: 5)")
-    fota.add_argument("--timeout", type=float, metavar="S", help="longest silence of the server (default: 60)")
-    fota.add_argument(
-        "--no-verdict-ack", action="store_true", default=None, help="do not ack @4#, as most of revision A"
-    )
+    add_session_options(fota)
+    # None: not said, so that what a board of the other kind has not is told apart.
+    parser.set_defaults(suffix=None, policy=None, no_verdict_ack=None, timeout=None)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -39,7 +39,14 @@ from fota_transport.trace import Trace
 
 from .. import exit_codes
 from ..choices import one_of
-from ..device_options import add_device_options, identification, part_named, server_address, timings
+from ..device_options import (
+    add_device_options,
+    add_identity_options,
+    identification,
+    part_named,
+    server_address,
+    timings,
+)
 from ..dumps import SUFFIXES, encode_dump
 from ..errors import UsageError
 from ..files import check_writable, read_image, write_file, write_json
@@ -53,8 +60,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_device_options(parser)
     parser.set_defaults(part=None, policy=None)  # None: not said, so a device that was kept has its own
     add = parser.add_argument
-    add("--mcuid", metavar="DIGITS", help="who it is: 25 decimal, or 1 to 64 hexadecimal digits")
-    add("--suffix", default="", metavar="DIGITS", help="digits behind a decimal MCUID (model, versions)")
+    add_identity_options(parser)
     add("--image", type=Path, metavar="FILE", help="firmware that the flash is verified against")
     add("--device", type=Path, metavar="FILE", help="keep the device in this file from run to run; made if missing")
     add("--flash", type=Path, metavar="FILE", help="keep the whole flash in this file from run to run; made if missing")

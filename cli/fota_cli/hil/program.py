@@ -6,16 +6,13 @@ becomes and who presses buttons is in `fota_hil`.
 
 import argparse
 import contextlib
-import enum
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, Final
 
-from fota_hil.an2295_master import RETRIES, Master, QuitAnswer, Tally, described
+from fota_hil.an2295_master import Master, QuitAnswer, Tally, described
 from fota_hil.errors import (
     BoardError,
     BoardFault,
@@ -29,10 +26,10 @@ from fota_hil.errors import (
 )
 from fota_hil.plan import Layout, Plan, estimate, make_plan
 from fota_hil.programmer import BoardState, Programmer
-from fota_hil.serial_link import MAX_BAUD, SerialLink
-from fota_hil.templates import COMMAND_TIMEOUT, Act, Hands, Template
+from fota_hil.serial_link import SerialLink
+from fota_hil.templates import Act, Hands
 from fota_hil.transcript import TRANSCRIPT_LIMIT, render_transcript
-from fota_hil.update import StoreTarget, StreamTarget, play
+from fota_hil.update import StoreTarget, StreamTarget, await_close, play
 from fota_protocol.device import Result
 from fota_protocol.image import FirmwareImage
 from fota_transport.clock import SystemClock
@@ -41,37 +38,10 @@ from fota_transport.links import TcpLink
 from fota_transport.trace import Trace
 
 from .. import exit_codes
-from ..choices import one_of
 from ..device_options import identification, server_address, timings
-from ..errors import UsageError
-from ..files import check_writable, read_image, write_file, write_json
+from ..files import read_image, write_file, write_json
 from ..progress import PLAIN_INTERVAL, WorkProgress
-
-DESCRIPTION: Final = """Program one board that has the stock serial bootloader (AN2295), from a file or by an update.
-
-  fota hil program --serial /dev/ttyUSB0 --image app.s19
-  fota hil program --serial ./k60-1 --server 127.0.0.1:4000 --mcuid 0001000000000000000000000
-  fota hil program --serial /dev/ttyUSB0 --image app.s19 --no-input --enter 'relay {port} press' --reset 'relay reset'
-
-With --server it is the device to the server, so that a board that knows only its serial bootloader is updated over the
-air: the image is fetched and checked as a whole, then programmed. Everything that can be wrong with an image is found
-before the board is touched. Who interrupts it has a board in its bootloader, and may start again.
-
-Exit code 0 when the image is in flash (and was read back, and --expect was seen), 1 when board or server failed, 2 for
-bad input, 3 when the port or a command failed, 130 after Ctrl-C.
-"""
-
-MIN_BAUD: Final = 300
-"""Least bits a second: below that, waits are too short for the bytes."""
-
-MAX_RETRIES: Final = 100
-"""Most times that a request may be sent again."""
-
-LONGEST_WAIT: Final = 86_400.0
-"""Seconds that a wait may be set to at most."""
-
-HOOK_TIMEOUT: Final = 60.0
-"""Seconds to reach the board, and once more the same when a person was asked to reset it."""
+from .program_options import DESCRIPTION, EndAck, Mode, add_options, check, regex, templates
 
 EXPECT_LIMIT: Final = 65_536
 """Newest bytes of an application's output in which --expect is looked for."""
@@ -86,23 +56,6 @@ JSON_VERSION: Final = 1
 """Version of the JSON outcome."""
 
 
-class EndAck(enum.Enum):
-    """When the end frame is acked."""
-
-    AFTER = "after"
-    """When the image is in flash."""
-    RECEIPT = "receipt"
-    """When the image was received and checked."""
-
-
-class Mode(enum.Enum):
-    """Where the image comes from, and when it is programmed."""
-
-    FILE = "file"
-    STORE = "store"
-    STREAM = "stream"
-
-
 def configure(actions: Any) -> None:
     """Add the action."""
     parser: argparse.ArgumentParser = actions.add_parser(
@@ -113,64 +66,7 @@ def configure(actions: Any) -> None:
         allow_abbrev=False,
     )
     parser.set_defaults(action=run)
-    add = parser.add_argument
-    add("--serial", required=True, metavar="PORT", help="serial port of the board: anything that pyserial can open")
-    add("--baud", type=int, default=9600, metavar="N", help="bits a second of the bootloader (default: 9600)")
-    add("--image", type=Path, metavar="FILE", help="firmware to program: S-records, Intel HEX or ELF")
-    add("--server", metavar="HOST:PORT", help="server to get an update from, instead of --image")
-    add("--mcuid", metavar="DIGITS", help="who the board is to the server: 25 decimal, or hexadecimal digits")
-    add("--suffix", default="", metavar="DIGITS", help="digits behind a decimal MCUID (model, versions)")
-    add("--json", type=Path, metavar="FILE", help="write the outcome as JSON; - for standard output")
-    add("--transcript", type=Path, metavar="FILE", help="write what passed on the serial line, decoded")
-    add("--plain", action="store_true", help="lines instead of a progress bar")
-    flash = parser.add_argument_group("the flash")
-    flash.add_argument("--no-verify", action="store_true", help="do not read back what was written")
-    flash.add_argument("--relocate", action="store_true", help="move vectors from address 0 to the application's table")
-    flash.add_argument("--any-vectors", action="store_true", help="take images whose vectors are missing or wrong")
-    flash.add_argument(
-        "--retries",
-        type=int,
-        default=RETRIES,
-        metavar="N",
-        help=f"send a request again so often before it counts as failed (default: {RETRIES})",
-    )
-    update = parser.add_argument_group("with --server")
-    update.add_argument("--stream", action="store_true", help="program while records come; see the manual first")
-    update.add_argument(
-        "--end-ack",
-        type=one_of(EndAck),
-        default=EndAck.AFTER,
-        metavar="after|receipt",
-        help="ack the end frame when all is in flash, or when it was received (default: after)",
-    )
-    update.add_argument(
-        "--end-ack-time", type=float, default=30.0, metavar="S", help="the server waits so long for that (default: 30)"
-    )
-    update.add_argument("--no-verdict-ack", action="store_true", help="do not ack @4#, as most devices of revision A")
-    update.add_argument(
-        "--timeout", type=float, default=60.0, metavar="S", help="longest silence of the server (default: 60)"
-    )
-    hands = parser.add_argument_group("hands at the board: commands with {port}, {baud} and {mcuid} in them")
-    hands.add_argument("--enter", metavar="CMD", help="hold SW1; run first")
-    hands.add_argument("--reset", metavar="CMD", help="reset the board")
-    hands.add_argument("--power", metavar="CMD", help="switch the board off and on")
-    hands.add_argument("--leave", metavar="CMD", help="let SW1 go; run before the bootloader is left")
-    hands.add_argument(
-        "--command-timeout",
-        type=float,
-        default=COMMAND_TIMEOUT,
-        metavar="S",
-        help="such a command may take so long (default: 60)",
-    )
-    hands.add_argument("--no-input", action="store_true", help="never ask a person: fail")
-    hands.add_argument(
-        "--hook-timeout", type=float, default=HOOK_TIMEOUT, metavar="S", help="wait so long for the board (default: 60)"
-    )
-    hands.add_argument("--calibrate", action="store_true", help="send pulses to a board whose clock is not trimmed")
-    banner = parser.add_argument_group("the application")
-    banner.add_argument("--expect", metavar="REGEX", help="what it must say when it has started")
-    banner.add_argument("--expect-baud", type=int, metavar="N", help="at so many bits a second (default: as --baud)")
-    banner.add_argument("--expect-timeout", type=float, default=10.0, metavar="S", help="within so long (default: 10)")
+    add_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -185,18 +81,18 @@ class _Job:
     def __init__(self, args: argparse.Namespace) -> None:
         """Look at everything that can be wrong before a port is opened; raises `UsageError`."""
         self._args = args
-        _check(args)
+        check(args)
         self._mode = Mode.FILE if args.server is None else Mode.STREAM if args.stream else Mode.STORE
         self._server = None if args.server is None else server_address(args.server)
         self._timings = timings(args.timeout)
         self._who = None if args.mcuid is None else identification(args.mcuid, args.suffix)
         self._image = None if args.image is None else read_image(args.image)
-        self._expect = None if args.expect is None else _regex(args.expect)
+        self._expect = None if args.expect is None else regex(args.expect)
         self._clock = SystemClock()
         self._trace = Trace(self._clock.monotonic(), limit_bytes=TRANSCRIPT_LIMIT)
         values = {"port": args.serial, "baud": str(args.baud), "mcuid": "" if self._who is None else self._who.mcuid}
         self._hands = Hands(
-            _templates(args),
+            templates(args),
             values,
             tell=_tell,
             wait=None if args.no_input or not _has_person() else _ask,
@@ -205,6 +101,8 @@ class _Job:
         self._master: Master | None = None
         self._programmer: Programmer | None = None
         self._plan: Plan | None = None
+        self._link: TcpLink | None = None
+        """The connection of an update that is acked, until the server has closed it."""
         self._work: Tally | None = None
         self._elapsed_s = 0.0
         self._outcome: dict[str, Any] = {
@@ -243,7 +141,9 @@ class _Job:
         # A time-out of CI ends it as a person does.
         former = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
         try:
-            self._hand_to_hand()
+            with contextlib.ExitStack() as stack:
+                stack.push(self._part)
+                self._hand_to_hand()
             self._outcome["outcome"] = "updated"
             code = exit_codes.OK
         except KeyboardInterrupt:
@@ -327,7 +227,12 @@ class _Job:
                         self._store(master)
                     case Mode.STREAM:
                         self._stream(master, layout)
-            except (PlanError, ServerError, KeyboardInterrupt):
+            except (PlanError, ServerError):
+                if self._state is BoardState.UNTOUCHED:
+                    self._release(master)
+                raise
+            except KeyboardInterrupt:
+                self._hands.hurry()
                 if self._state is BoardState.UNTOUCHED:
                     self._release(master)
                 raise
@@ -468,7 +373,8 @@ class _Job:
             link = TcpLink.connect(*self._server, args.timeout)
         except (LinkLost, TimeoutError) as error:
             raise ServerError(str(error)) from error
-        with link:
+        self._link = link
+        try:
             outcome, records = play(
                 self._who,
                 target,
@@ -477,6 +383,9 @@ class _Job:
                 acks_verdict=not args.no_verdict_ack,
                 timings=self._timings,
             )
+        except BaseException:
+            self._hang_up()
+            raise
         self._outcome["server"] = {
             "result": outcome.result.value,
             "detail": outcome.detail,
@@ -486,7 +395,21 @@ class _Job:
         if outcome.result is Result.REFUSED:
             self._outcome["outcome"] = "refused"
         if outcome.result is not Result.UPDATED:
+            self._hang_up()
             raise ServerError(f"server {args.server}: {outcome.detail}, after {records} records")
+
+    def _hang_up(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+
+    def _part(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Let the server close a connection whose end frame is acked, unless somebody waits for our end."""
+        try:
+            if self._link is not None and self._outcome["server"] is not None and kind is not KeyboardInterrupt:
+                await_close(self._link, self._clock)
+        finally:
+            self._hang_up()
 
     def _release(self, master: Master) -> None:
         """Give a board that was not touched back to its application, if it has one."""
@@ -592,55 +515,6 @@ class _Job:
             write_file(args.transcript, render_transcript(self._trace, ident).encode())
         if args.json is not None:
             write_json(args.json, self._outcome)
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Raise `UsageError` for options that cannot be, or not together."""
-    if (args.image is None) == (args.server is None):
-        raise UsageError("what is to be programmed? Say --image FILE, or --server HOST:PORT with --mcuid, not both")
-    if args.server is not None and args.mcuid is None:
-        raise UsageError("who is the board to the server? Say --mcuid DIGITS")
-    if args.server is None:
-        for option in ("mcuid", "stream"):
-            if getattr(args, option):
-                raise UsageError(f"--{option} without --server, expected both")
-    if args.stream and args.relocate:
-        raise UsageError("--relocate with --stream, expected the whole image before anything is moved: leave one out")
-    for option, low, high in (
-        ("baud", MIN_BAUD, MAX_BAUD),
-        ("expect_baud", MIN_BAUD, MAX_BAUD),
-        ("retries", 0, MAX_RETRIES),
-    ):
-        value = getattr(args, option)
-        if value is not None and not low <= value <= high:
-            raise UsageError(f"--{option.replace('_', '-')} {value}, expected {low} to {high}")
-    for option in ("end_ack_time", "command_timeout", "hook_timeout", "expect_timeout"):
-        value = getattr(args, option)
-        if not 0 < value <= LONGEST_WAIT:
-            raise UsageError(
-                f"--{option.replace('_', '-')} {value:g}, expected more than 0 and at most {LONGEST_WAIT:g} s"
-            )
-    for path in (args.json, args.transcript):
-        check_writable(path)
-
-
-def _templates(args: argparse.Namespace) -> dict[Act, Template]:
-    found = {}
-    for act in Act:
-        text = getattr(args, act.value)
-        if text is not None:
-            try:
-                found[act] = Template.parse(text)
-            except TemplateError as error:
-                raise UsageError(f"--{act.value}: {error}") from error
-    return found
-
-
-def _regex(text: str) -> "re.Pattern[bytes]":
-    try:
-        return re.compile(text.encode())
-    except re.error as error:
-        raise UsageError(f"--expect {text!r}: {error}") from error
 
 
 def _has_person() -> bool:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from fota_hil.board_process import BoardProcess
+from fota_hil.close_signal import CloseSignal, SignalKind
+from fota_hil.dialling import DIAL_RETRIES
 from fota_hil.errors import PortError, PortNameError, TemplateError
-from fota_hil.relay import DIAL_RETRIES, IDLE, REOPEN, CloseSignal, Relay, RelaySettings, SignalKind
+from fota_hil.relay import IDLE, REOPEN, Relay, RelaySettings
 from fota_hil.relay_report import Ended, Outcome
 from fota_hil.relay_trace import RelayTrace
 from fota_hil.serial_link import DEFAULT_BAUD, MAX_BAUD, SerialLink
@@ -26,6 +28,7 @@ from ..device_options import server_address
 from ..errors import HarnessError, UsageError
 from ..files import check_writable, write_json
 from ..printable import printable
+from .port_options import add_port_options
 
 DESCRIPTION: Final = """Carry the bytes of a board whose firmware speaks the update protocol over its UART to a server.
 
@@ -72,9 +75,8 @@ def configure(actions: Any) -> None:
     )
     parser.set_defaults(action=run)
     add = parser.add_argument
-    add("--serial", required=True, metavar="PORT", help="serial port of the board: anything that pyserial can open")
+    add_port_options(parser, default_baud=DEFAULT_BAUD)
     add("--server", required=True, metavar="HOST:PORT", help="address of the server")
-    add("--baud", type=int, default=DEFAULT_BAUD, metavar="N", help=f"bits a second (default: {DEFAULT_BAUD})")
     for line in ("dtr", "rts"):
         add(f"--{line}", choices=("on", "off"), default="on", help=f"what {line.upper()} is (default: on)")
     add("--idle", type=float, default=IDLE, metavar="S", help=f"silence that ends a session (default: {IDLE:g})")
