@@ -14,7 +14,7 @@ from .choices import one_of
 from .errors import UsageError
 
 Options = argparse._ActionsContainer
-"""Where options go: a parser, or a group of one."""
+"""Where options go: a parser, or a group of one. argparse has no public name for what both are."""
 
 PART_NAMES: Final = ", ".join((*PARTS, *(board for part in PARTS.values() for board in part.boards)))
 """Parts and boards, for the help."""

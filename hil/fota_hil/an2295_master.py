@@ -380,10 +380,9 @@ class Master:
         until = self._clock.monotonic() + wait_s
         while (remaining := until - self._clock.monotonic()) > 0:
             data = self._read(remaining)
-            if keys.intersection(data):
-                heard.announcements += 1
-                return True
             heard.add(data)
+            if keys.intersection(data):
+                return True
         return False
 
     def _hook(self, heard: "_Heard", calibrate: bool) -> Ident | None:
@@ -427,7 +426,7 @@ class Master:
             try:
                 found = read_ident(bytes(data))
             except RemoteProtocolError as error:
-                if data.startswith(question):  # of no family is it the version
+                if data == question:  # of no family is it the version
                     heard.is_echo = True
                 elif not data.startswith(HOOK):  # an announcement is not the board's name
                     heard.problem = str(error)
@@ -495,7 +494,6 @@ class _Heard:
     def __init__(self) -> None:
         self.size = 0
         self.newest = b""
-        self.announcements = 0
         self.problem = ""
         self.is_echo = False
         """Whether our own question came back."""
@@ -523,19 +521,21 @@ class _Heard:
             )
         if self.problem:
             return BoardError(
-                f"what answers at {baud} baud is no bootloader that we know: {self.problem}", fault=BoardFault.GARBLED
+                f"what answers at {baud} baud makes no sense ({self.problem}): "
+                "another baud rate, the application is running, or a bootloader that we do not know",
+                fault=BoardFault.GARBLED,
             )
-        if self.announcements or (self.size and not noise):
+        if noise:
+            return BoardError(
+                f"no bootloader within {timeout_s:g} s{self.sample()}: another baud rate than {baud}, "
+                "or the application is running",
+                fault=BoardFault.GARBLED,
+            )
+        if self.size:
             return BoardError(
                 f"the board announces itself at {baud} baud but does not answer within {timeout_s:g} s: "
                 "is our transmit line connected to its receive line?",
                 fault=BoardFault.SILENT,
-            )
-        if noise:
-            return BoardError(
-                f"no announcement (FC) within {timeout_s:g} s{self.sample()}: another baud rate than {baud}, "
-                "or the application is running",
-                fault=BoardFault.GARBLED,
             )
         return BoardError(
             f"no announcement (FC) and no answer at {baud} baud within {timeout_s:g} s: is the board powered, "

@@ -9,7 +9,7 @@ import os
 import shlex
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self
 
@@ -31,8 +31,14 @@ _LOOK_INTERVAL: Final = 0.02
 class BoardProcess:
     """A running board whose port is there; a context manager that stops it."""
 
-    def __init__(self, template: Template, values: Mapping[str, str], port: str) -> None:
-        """Start it and wait for `port`, where that is a path; raises `PortError`."""
+    def __init__(
+        self,
+        template: Template,
+        values: Mapping[str, str],
+        port: str,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Start it and wait for `port`, where that is a path, or until `is_stopping`; raises `PortError`."""
         words = template.filled(values)
         path = Path(port)
         if "://" not in port and path.is_symlink() and path.readlink().parent == Path("/dev/pts"):
@@ -43,7 +49,7 @@ class BoardProcess:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise PortError(port, f"the board's command cannot be run: {shlex.join(words)}: {reason}") from error
         try:
-            self._wait_for(port)
+            self._wait_for(port, is_stopping)
         except BaseException:
             self.stop()
             raise
@@ -64,11 +70,11 @@ class BoardProcess:
             self._process.kill()
             self._process.wait()
 
-    def _wait_for(self, port: str) -> None:
+    def _wait_for(self, port: str, is_stopping: Callable[[], bool]) -> None:
         if "://" in port:
             return
         until = time.monotonic() + PORT_TIMEOUT
-        while not os.path.exists(port):
+        while not os.path.exists(port) and not is_stopping():
             if self._process.poll() is not None:
                 raise PortError(port, f"the board's command ended with exit code {self._process.returncode}")
             if time.monotonic() >= until:

@@ -45,6 +45,9 @@ UNIT_MAX: Final = 145e-6
 ROUND_TRIP_MAX: Final = 0.016
 """Seconds that a USB adapter may hold an answer back (the latency timer of the common FTDI chips)."""
 
+FIRST_LOOK: Final = 64
+"""Bytes that are read where the first erase will be: whether a board that refuses it has done it all the same."""
+
 _KINETIS: Final = 0x8
 
 
@@ -271,7 +274,7 @@ class Estimate:
     round_trips: int
 
     @property
-    def typical_s(self) -> float:
+    def total_s(self) -> float:
         """Seconds all in all, if nothing goes wrong."""
         return self.line_s + self.flash_s
 
@@ -281,6 +284,8 @@ def estimate(plan: Plan, baud: int, *, verify: bool, at_worst: bool = False) -> 
     ident = plan.layout.ident
     written = [piece for piece in plan.pieces if not piece.is_blank]
     requests = [Request(Command.ERASE, sector) for sector in plan.erases]
+    if ident.can_read:
+        requests += [Request(Command.READ, sector, length=FIRST_LOOK) for sector in plan.erases[:1]]
     requests += [Request(Command.WRITE, piece.address, piece.data) for piece in written]
     if verify and ident.can_read:
         checked = (*joined(plan.body), *joined(plan.vectors))

@@ -19,7 +19,7 @@ from typing import Final, TypeVar
 
 from .an2295_master import Master
 from .errors import BoardError, BoardFault
-from .plan import Layout, Piece, Plan, joined
+from .plan import FIRST_LOOK, Layout, Piece, Plan, joined
 
 RENEWALS: Final = 1
 """How often a sector is erased and written once more."""
@@ -83,14 +83,15 @@ class Programmer:
     def erase(self, sector: int) -> None:
         """Erase a sector; a failure is fatal."""
         self.doing = f"erasing the sector at {sector:#010x}"
+        start = b"" if self.erased else self._start_of(sector)
         before, self.state = self.state, BoardState.INCOMPLETE
         try:
             self._do(lambda: self._master.erase(sector))
         except BoardError as error:
             if error.fault is BoardFault.OTHER_BOARD:
                 raise
-            if error.fault is BoardFault.REFUSED and not self.erased:
-                self.state = before  # it said no, and nothing else was done
+            if error.fault is BoardFault.REFUSED and start and start == self._start_of(sector):
+                self.state = before  # it said no, and has done nothing
             raise BoardError(
                 f"the sector at {sector:#010x} cannot be erased ({error}): it is protected or worn, or the line is bad",
                 fault=BoardFault.ERASE,
@@ -98,6 +99,19 @@ class Programmer:
             ) from error
         self.erased.append(sector)
         self._on_progress("erasing", self._layout.ident.erase_size)
+
+    def _start_of(self, sector: int) -> bytes:
+        """What stands first in a sector, where vectors do; nothing where that cannot be known.
+
+        A board that refuses to erase may have erased, all or half of it: the sector was found worn, or an answer before
+        this one was garbled.
+        """
+        if not self._master.ident.can_read:
+            return b""
+        try:
+            return self._do(lambda: self._master.read(sector, FIRST_LOOK))
+        except BoardError:
+            return b""
 
     def write(self, piece: Piece) -> None:
         """Write a piece into its erased sector."""

@@ -19,7 +19,7 @@ import datetime
 import errno
 import selectors
 import socket
-import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -164,6 +164,11 @@ class Relay:
         self._reopen_pause = REOPEN_PAUSE
         self._dialler: Dialler[_Session] = Dialler(settings.host, settings.port, self._wake_up)
         self._closed = False
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it was told to end."""
+        return self._stopping
 
     def stop(self) -> None:
         """End soon; may be called from another thread or a signal's handler."""
@@ -356,7 +361,7 @@ class Relay:
         if taken and self._session is not None:
             self._session.last = self._clock.monotonic()
         if not taken:
-            threading.Event().wait(FULL_PAUSE)  # the port said that it were ready, and will say so again at once
+            time.sleep(FULL_PAUSE)  # the port said that it were ready, and will say so again at once
 
     def _lose_port(self, error: LinkLost) -> None:
         port, self._port = self._port, None

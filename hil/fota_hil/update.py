@@ -238,9 +238,19 @@ def play(
     return session.outcome, session.records
 
 
+def has_closed(link: Link) -> bool:
+    """Whether the server has closed by now, or was lost."""
+    try:
+        return not link.read(0.0)
+    except TimeoutError:
+        return False
+    except LinkLost:
+        return True
+
+
 def await_close(link: Link, clock: Clock) -> None:
     """Wait until the server closes, for `CLOSE_WAIT` at most: one in doubt takes an early close for a missing ack."""
     until = clock.monotonic() + CLOSE_WAIT
     with contextlib.suppress(LinkLost, TimeoutError):
-        while link.read(max(0.0, until - clock.monotonic())):
+        while (left := until - clock.monotonic()) > 0 and link.read(left):
             pass

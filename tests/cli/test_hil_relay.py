@@ -224,11 +224,29 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_a_port_that_cannot_be_had_is_one_line_and_exit_code_3(
     capfd: pytest.CaptureFixture[str], options: list[str], complaint: str
 ) -> None:
-    """The message says what to do."""
-    assert 3 == main(["hil", "relay", "--server", "127.0.0.1:4000", *options])
-    error = capfd.readouterr().err
+    """The message says what to do, and the summary why there was no session."""
+    assert 3 == main(["hil", "relay", "--server", "127.0.0.1:4000", "--json", "-", *options])
+    printed, error = capfd.readouterr()
     assert complaint in error
+    assert complaint in json.loads(printed)["trouble"]
     assert 1 == len([line for line in error.splitlines() if not line.startswith("fota: relay: ")])
+
+
+def test_a_relay_that_waits_for_its_board_can_be_ended(tmp_path: Path) -> None:
+    """The board's command has not made its port yet, and never will."""
+    begun = tmp_path / "begun"
+    words = [sys.executable, "-m", "fota_cli", "hil", "relay", "--serial", str(tmp_path / "board")]
+    words += ["--server", "127.0.0.1:4000", "--board", f"sh -c 'touch {begun}; exec sleep 600'"]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + PATIENCE_S
+        while not begun.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=PATIENCE_S)
+
+    assert 0 == process.returncode, said
+    assert "did not make it" not in said
 
 
 def test_a_port_in_use_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,7 @@ from fota_simulator.boot import BootPolicy
 from fota_simulator.bootloader import bootloader_sectors
 from fota_simulator.flash import Flash, SectorPool
 from fota_simulator.flash.controller import ControlledFlash, FlashController
+from fota_simulator.flash.faults import FlashFaults
 from fota_simulator.supply import CommandCut, CutMode, Supply
 from fota_simulator.verify import first_difference
 from fota_transport.clock import Clock, SystemClock, VirtualClock
@@ -92,10 +93,10 @@ class Bench:
         self._is_held = is_held
         self.renew()
 
-    def renew(self, supply: Supply | None = None) -> None:
+    def renew(self, supply: Supply | None = None, faults: FlashFaults = FlashFaults()) -> None:  # noqa: B008 - frozen
         """A board that was switched off, with the same flash; its power is `supply`'s."""
         flash_clock = VirtualClock()
-        controller = FlashController(self.flash, flash_clock, supply=supply)
+        controller = FlashController(self.flash, flash_clock, supply=supply, faults=faults)
         sdid = SDIDS[PART.flash_module]
         self.board = VirtualBoard(
             An2295Slave(

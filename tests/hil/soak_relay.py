@@ -78,6 +78,9 @@ SIGNALS: Final = ("none", r"text=\r\nCLOSED\r\n", "break", "reset")
 IN_VAIN: Final = "sessions in vain that nothing was to blame for"
 """Counted: behind trouble, a board gets its image in its first session, but for a machine that is too slow."""
 
+MOST_IN_VAIN: Final = 5
+"""Of one update: no machine is that slow."""
+
 
 class Loss(enum.Enum):
     """How a connection ends in mid-update."""
@@ -347,6 +350,7 @@ class RelaySoak:
         else:
             mcuid = self._mcuid(UNSEALED if trouble.is_unsealed else name)
         ended = "nothing heard"
+        vain = 0
         with self._board(name, mcuid, trouble, dice, answers) as runner:
             playing = threading.Thread(target=runner.run)
             playing.start()
@@ -366,6 +370,10 @@ class RelaySoak:
                         if answer.outcome.result is Result.UPDATED or not is_good:
                             break
                         self.counts[IN_VAIN] += 1
+                        vain += 1
+                        if vain > MOST_IN_VAIN:
+                            self._claim(f"{vain} sessions in vain, though nothing goes wrong any more", where)
+                            break
                     self._relay.ensure()
             finally:
                 self._proxy.clear_trap()

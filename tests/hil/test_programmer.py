@@ -1,5 +1,6 @@
 """The programmer, the two targets of an update and the hands at a board, on a virtual board in virtual time."""
 
+import contextlib
 import dataclasses
 import itertools
 import sys
@@ -10,6 +11,7 @@ from typing import Final
 import pytest
 
 import fota_fixtures
+from fota_hil import templates
 from fota_hil.an2295_master import Master, QuitAnswer
 from fota_hil.errors import BoardError, BoardFault, HandNeeded, PlanError, TemplateError
 from fota_hil.plan import Layout, Piece, estimate, make_plan
@@ -25,10 +27,11 @@ from fota_simulator.board.board import Condition
 from fota_simulator.board.control import Order
 from fota_simulator.board.serial_line import UnplugPlan, parse_faults
 from fota_simulator.board.wired import LineSettings
+from fota_simulator.flash.faults import FlashFaults
 from fota_simulator.supply import CommandCut, CutMode, Supply
 from fota_transport.errors import LinkLost
 
-from .soak import Bench, VirtualLine
+from .soak import PART, Bench, VirtualLine
 
 BLINK: Final = load(fota_fixtures.read("blink_1.s19"))
 BLINK_2: Final = load(fota_fixtures.read("blink_2.s19"))
@@ -104,7 +107,7 @@ def test_time_is_what_the_line_and_the_flash_need(baud: int) -> None:
     flash_s = 8 * 0.014 + 4096 * 65e-6  # 8 sectors, 16 KiB of longwords
     assert line_s + flash_s == pytest.approx(elapsed, rel=0.05)
     assert flash_s == pytest.approx(work.flash_s, rel=0.05)
-    assert estimate(plan, baud, verify=True).typical_s == pytest.approx(elapsed, rel=0.05)
+    assert estimate(plan, baud, verify=True).total_s == pytest.approx(elapsed, rel=0.05)
     assert estimate(plan, baud, verify=True).line_bytes == work.bytes_sent + work.bytes_received
 
 
@@ -211,6 +214,45 @@ class Broken(Master):
         super().write(address, data)
 
 
+@pytest.mark.parametrize("is_worn", [False, True])
+def test_board_that_refuses_to_erase_is_untouched_only_if_it_is(is_worn: bool) -> None:
+    """A stock bootloader says the same of a protected sector and of one that it has erased in part: it is looked at."""
+    bench = Bench()
+    program(bench, BLINK_2)
+    before = bench.flash.read(0x4000, 0x4800)
+    if is_worn:
+        bench.renew(faults=FlashFaults(weak_sectors={0x4000 // PART.sector_size: 0}))
+        master, _ = reach(bench)
+    else:
+        master = broken(bench)
+        master.refuses_erase_from = 1
+    plan = make_plan(BLINK, master.ident)
+    programmer = Programmer(master, plan.layout)
+
+    with pytest.raises(BoardError, match="cannot be erased") as refused:
+        programmer.program(plan)
+
+    assert BoardFault.ERASE is refused.value.fault
+    assert is_worn == (before != bench.flash.read(0x4000, 0x4800))
+    assert (BoardState.INCOMPLETE if is_worn else BoardState.UNTOUCHED) is programmer.state
+
+
+def test_erase_whose_answer_was_lost_and_that_is_refused_then_is_no_untouched_board() -> None:
+    """The first answer is garbled, the second request, too, so that the board says no to it."""
+    bench = Bench()
+    program(bench, BLINK_2)
+    line = bench.line(LineSettings(faults=parse_faults("out:flip@39,in:flip@13")))
+    master = Master(line, bench.clock, baud=115_200, retries=1)
+    master.connect(ANNOUNCED, on_silence=line.press)
+    plan = make_plan(BLINK, master.ident)
+    programmer = Programmer(master, plan.layout)
+    with contextlib.suppress(BoardError):
+        programmer.program(plan)
+
+    is_blank = not bench.flash.read(0x4000, 0x4008).strip(b"\xff")
+    assert not (is_blank and programmer.state is BoardState.UNTOUCHED)
+
+
 def broken(bench: Bench) -> Broken:
     """A master that has hooked the board of a bench and can be told to break."""
     master = Broken(bench.line(), bench.clock, baud=115_200)
@@ -289,7 +331,7 @@ def test_board_that_falls_silent_is_revived_and_goes_on() -> None:
 
 
 def test_nothing_is_read_back_when_nobody_wants_it() -> None:
-    """A read costs as much time as a write."""
+    """A read costs as much time as a write; only where the first erase will be, it looks once."""
     bench = Bench()
     master, _ = reach(bench)
     plan = make_plan(BLINK, master.ident)
@@ -298,7 +340,7 @@ def test_nothing_is_read_back_when_nobody_wants_it() -> None:
     Programmer(master, plan.layout, verify=False).program(plan)
 
     written = [piece for piece in plan.pieces if not piece.is_blank]
-    assert len(plan.erases) + len(written) == master.tally.minus(before).requests
+    assert 1 + len(plan.erases) + len(written) == master.tally.minus(before).requests
 
 
 def test_quit_leads_to_the_application_or_back_into_the_bootloader() -> None:
@@ -516,8 +558,11 @@ class TestTemplates:
 
         assert time.monotonic() - began < 20.0
 
-    def test_command_whose_owner_has_to_stop_is_ended_soon(self, tmp_path: Path) -> None:
+    def test_command_whose_owner_has_to_stop_is_ended_soon(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """In order first, so that it can undo what it has begun; a process that it has left behind goes with it."""
+        monkeypatch.setattr(templates, "END_GRACE", 60.0)  # however slow the machine is
         script = (
             f"trap 'echo undone > {tmp_path / 'said'}; exit 1' TERM; sleep 600 & echo $! > {tmp_path / 'pid'}; wait"
         )

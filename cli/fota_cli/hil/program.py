@@ -29,7 +29,7 @@ from fota_hil.programmer import BoardState, Programmer
 from fota_hil.serial_link import SerialLink
 from fota_hil.templates import Act, Hands
 from fota_hil.transcript import TRANSCRIPT_LIMIT, render_transcript
-from fota_hil.update import StoreTarget, StreamTarget, await_close, play
+from fota_hil.update import StoreTarget, StreamTarget, await_close, has_closed, play
 from fota_protocol.device import Result
 from fota_protocol.image import FirmwareImage
 from fota_transport.clock import SystemClock
@@ -138,8 +138,8 @@ class _Job:
     def run(self) -> int:
         """Do it; whatever happens, files are written and somebody is told."""
         code = exit_codes.FAILED
-        # A time-out of CI ends it as a person does.
-        former = signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+        # A time-out of CI ends it as a person does, also where a script's `&` has Ctrl-C ignored.
+        former = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             with contextlib.ExitStack() as stack:
                 stack.push(self._part)
@@ -164,8 +164,8 @@ class _Job:
         except LinkLost as error:
             code = self._ended("port", f"{error}, {self._doing}. Plug the board in again", exit_codes.HARNESS)
         finally:
-            signal.signal(signal.SIGTERM, former)
             self._write_files()
+            signal.signal(signal.SIGTERM, former)
         return code
 
     @property
@@ -186,7 +186,7 @@ class _Job:
                 "Its application is gone: run this command again, "
                 "with its pin (SW1) held if it was reset or lost its power"
             ),
-            BoardState.PROGRAMMED: "The new image is whole in its flash",
+            BoardState.PROGRAMMED: "The new image is whole in its flash; to start it, reset the board with SW1 let go",
         }[self._state]
         end = "" if detail.endswith(("?", ".")) else "."
         print(f"fota: {self._board}: {detail}{end} {state}.", file=sys.stderr)
@@ -279,7 +279,7 @@ class _Job:
         will = estimate(plan, self._args.baud, verify=not self._args.no_verify)
         _tell(
             f"image {plan.image.crc32:08X}: {len(plan.erases)} sectors, {len(plan.pieces)} pieces, "
-            f"{will.line_bytes} bytes on the line, about {will.typical_s:.0f} s"
+            f"{will.line_bytes} bytes on the line, about {will.total_s:.0f} s"
         )
         verify = not self._args.no_verify and master.ident.can_read
         size = sum(len(piece.data) for piece in plan.pieces)
@@ -309,22 +309,25 @@ class _Job:
     def _store(self, master: Master) -> None:
         """Fetch the whole image, then program it."""
         args = self._args
-        ended_at = 0.0
+        gone = False
         planned: list[Plan] = []
 
         def on_image(image: FirmwareImage, version: str) -> None:
-            nonlocal ended_at
-            ended_at = self._clock.monotonic()
+            nonlocal gone
             plan = self._planned(master, image)
             planned.append(plan)
             if args.end_ack is EndAck.AFTER:
                 self._check_end_ack_time(plan)
                 self._program(master, plan)
+                gone = self._link is not None and has_closed(self._link)
 
         self._play(StoreTarget(on_image))
         server = self._outcome["server"]
         if args.end_ack is EndAck.AFTER:
             server["end_ack_s"] = round(self._elapsed_s, 3)
+            server["end_acked"] = not gone
+            if gone:
+                self._note("the server had closed before its end frame could be acked: it counts no update")
             if self._elapsed_s > args.end_ack_time:
                 self._note(
                     f"the end frame was acked after {self._elapsed_s:.1f} s, more than {args.end_ack_time:g}: "
@@ -336,7 +339,7 @@ class _Job:
     def _check_end_ack_time(self, plan: Plan) -> None:
         args = self._args
         verify = not args.no_verify
-        longest = estimate(plan, args.baud, verify=verify, at_worst=True).typical_s
+        longest = estimate(plan, args.baud, verify=verify, at_worst=True).total_s
         if longest > args.end_ack_time:
             raise PlanError(
                 f"programming takes up to {longest:.0f} s at {args.baud} baud, and the server waits "

@@ -25,7 +25,8 @@ DESCRIPTION: Final = """Program one board that has the stock serial bootloader (
 
 With --server it is the device to the server, so that a board that knows only its serial bootloader is updated over the
 air: the image is fetched and checked as a whole, then programmed. Everything that can be wrong with an image is found
-before the board is touched. Who interrupts it has a board in its bootloader, and may start again.
+before the board is touched. It may be interrupted at any moment and started again: a board that was not touched by
+then is told to start its application, any other stays in its bootloader.
 
 Exit code 0 when the image is in flash (and was read back, and --expect was seen), 1 when board or server failed, 2 for
 bad input, 3 when the port or a command failed, 130 after Ctrl-C.
@@ -59,6 +60,13 @@ class Mode(enum.Enum):
     FILE = "file"
     STORE = "store"
     STREAM = "stream"
+
+
+_ONLY_WITH: Final = {
+    "server": ("mcuid", "suffix", "stream", "end_ack", "end_ack_time", "no_verdict_ack", "timeout"),
+    "expect": ("expect_baud", "expect_timeout"),
+}
+"""Options that mean nothing without another one."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -124,10 +132,14 @@ def check(args: argparse.Namespace) -> None:
         raise UsageError("what is to be programmed? Say --image FILE, or --server HOST:PORT with --mcuid, not both")
     if args.server is not None and args.mcuid is None:
         raise UsageError("who is the board to the server? Say --mcuid DIGITS")
-    if args.server is None:
-        for option in ("mcuid", "stream"):
-            if getattr(args, option):
-                raise UsageError(f"--{option} without --server, expected both")
+    given = _given(args)
+    for needed, options in _ONLY_WITH.items():
+        for option in options:
+            if option in given and needed not in given:
+                raise UsageError(f"--{option.replace('_', '-')} without --{needed}, expected both")
+    if args.stream and (idle := given & {"end_ack", "end_ack_time"}):
+        option = min(idle).replace("_", "-")
+        raise UsageError(f"--{option} with --stream, which acks when all is in flash: leave one out")
     if args.stream and args.relocate:
         raise UsageError("--relocate with --stream, expected the whole image before anything is moved: leave one out")
     for option, low, high in (
@@ -146,6 +158,13 @@ def check(args: argparse.Namespace) -> None:
             )
     for path in (args.json, args.transcript):
         check_writable(path)
+
+
+def _given(args: argparse.Namespace) -> set[str]:
+    """Which options say something else than their defaults."""
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return {option for option, value in vars(args).items() if value != parser.get_default(option)}
 
 
 def templates(args: argparse.Namespace) -> dict[Act, Template]:

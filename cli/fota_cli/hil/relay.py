@@ -25,7 +25,7 @@ from fota_transport.clock import SystemClock
 
 from .. import exit_codes
 from ..device_options import server_address
-from ..errors import HarnessError, UsageError
+from ..errors import UsageError
 from ..files import check_writable, write_json
 from ..printable import printable
 from .port_options import add_port_options
@@ -130,13 +130,12 @@ def run(args: argparse.Namespace) -> int:
         try:
             if board is not None:
                 values = {"port": args.serial, "baud": str(args.baud)}
-                stack.enter_context(BoardProcess(board, values, args.serial))
-            _say(f"relay: {args.serial} at {args.baud} baud, server {settings.server}")
-            relay.run()
-        except PortNameError as error:
-            raise UsageError(str(error)) from error
+                stack.enter_context(BoardProcess(board, values, args.serial, lambda: relay.is_stopping))
+            if not relay.is_stopping:  # while the board was started
+                _say(f"relay: {args.serial} at {args.baud} baud, server {settings.server}")
+                relay.run()
         except PortError as error:
-            raise HarnessError(str(error)) from error
+            relay.trouble = error
     if args.json is not None:
         write_json(args.json, _summary(args, settings, relay))
     return _exit_code(relay, settings)
@@ -145,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
 def _exit_code(relay: Relay, settings: RelaySettings) -> int:
     if relay.trouble is not None:
         _say(str(relay.trouble))
-        return exit_codes.HARNESS
+        return exit_codes.USAGE if isinstance(relay.trouble, PortNameError) else exit_codes.HARNESS
     if any(report.ended is Ended.NOT_CONNECTED for report in relay.reports):
         return exit_codes.HARNESS
     wanted = settings.sessions or 0
