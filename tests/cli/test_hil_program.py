@@ -389,7 +389,11 @@ def running(
     code = "import sys; from fota_cli.main import COMMANDS, main; COMMANDS.setdefault('hil', ''); sys.exit(main())"
     options = [word for word in QUICK if not asks or word != "--no-input"]
     command = [*before, sys.executable, "-c", code, "hil", "program", *options, *words]
-    with subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # Not measured: an interrupt within coverage's own code may leave its lock locked.
+    environment = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+    with subprocess.Popen(
+        command, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         try:
             yield process
         finally:
