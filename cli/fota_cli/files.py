@@ -2,15 +2,19 @@
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Final
 
 from fota_protocol.errors import ImageError
 from fota_protocol.formats import MAX_FILE_SIZE, load
 from fota_protocol.image import FirmwareImage
 
 from .errors import UsageError
+
+_DESCRIPTORS: Final = re.compile(r"/dev/fd|/proc/(\d+)(/task/\d+)?/fd")
+"""Folders of what this process, or another one, has open."""
 
 
 def read_image(path: Path) -> FirmwareImage:
@@ -33,13 +37,15 @@ def read_bytes(path: Path, what: str = "firmware") -> bytes:
 def write_file(path: Path, content: bytes) -> None:
     """Write `path` in one step, so that nobody ever reads half of it; raises `UsageError`.
 
-    A link stays one; what is no file (`/dev/stdout`, a pipe) is written into and not replaced.
+    A link stays one. What is open already (`/dev/stdout`, `/dev/fd/3`, the file that standard output goes to) is
+    written on from where it is, as the shell opened it, and what is no file (a pipe) into; neither is replaced.
     """
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            path.write_bytes(content)
+        if _opened(path) is not None or (path.exists() and not path.is_file() and not path.is_dir()):
+            with open_to_write(path) as file:
+                file.write(content)
             return
         try:
             temporary.write_bytes(content)
@@ -50,9 +56,42 @@ def write_file(path: Path, content: bytes) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
+def open_to_write(path: Path) -> BinaryIO:
+    """Open `path` to be written bit by bit; what is open already, from where it is. Raises `OSError`."""
+    opened = _opened(path)
+    if opened is None:
+        return path.open("wb")
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()  # what was printed before comes before
+    # Of another process's descriptor nothing is known but where its file ends.
+    return open(opened, "wb", closefd=False) if isinstance(opened, int) else open(opened, "ab")
+
+
+def _opened(path: Path) -> int | str | None:
+    """What of the open files `path` names: a descriptor of ours, the name of another process's, or None."""
+    link = os.path.abspath(path)
+    for _ in range(40):  # as many links as Linux follows
+        folder, name = os.path.split(link)
+        folder = os.path.realpath(folder)
+        link = os.path.join(folder, name)
+        if name.isdecimal() and (found := _DESCRIPTORS.fullmatch(folder)) is not None:
+            return int(name) if found[1] in (None, str(os.getpid())) else link
+        if not os.path.islink(link):
+            break
+        link = os.path.join(folder, os.readlink(link))
+    for descriptor in (1, 2):
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                return descriptor
+        except OSError:  # no such file yet, or no such output
+            continue
+    return None
+
+
 def check_writable(path: Path | None) -> None:
     """Raise `UsageError` now if `path` could not be written later, after the work is done."""
-    if path is None or str(path) == "-":
+    if path is None or str(path) == "-" or _opened(path) is not None:
         return
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder, expected a file")

@@ -7,6 +7,7 @@ row.
 
 import array
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def merge(
 ) -> ShardedReport:
     """Add up final results, each with its attempt and the second at which that began, in the order of shards.
 
-    `count` devices were to run, of which `strangers` are such.
+    `count` devices were to run, of which `strangers` are such. Records in `timeline` become those that counted.
     """
     reports = [result.report for _, _, result in results]
     durations = array.array("d", sorted(duration for _, _, result in results for duration in result.durations))
@@ -134,7 +135,7 @@ def merge(
         p99_s=percentile(durations, 99),
         max_s=durations[-1] if durations else 0.0,
         rss_bytes=sum(memory.values()),
-        timeline=tuple(timeline),
+        timeline=_counted(timeline),
         failures=most_frequent_first(_added(report.failures for report in reports)),
         attempts=sum(report.attempts for report in reports),
         devices_by_attempts=dict(sorted(_added(report.devices_by_attempts for report in reports).items())),
@@ -169,6 +170,12 @@ def merge(
         durations=durations,
     )
     return found if found.ok or found.exit_code else dataclasses.replace(found, exit_code=exit_codes.FAILED)
+
+
+def _counted(timeline: Sequence[Sample]) -> tuple[Sample, ...]:
+    """The same without records that were taken away later, with an attempt that was lost: they never fall."""
+    records = list(itertools.accumulate((sample.records for sample in reversed(timeline)), min))[::-1]
+    return tuple(dataclasses.replace(sample, records=number) for sample, number in zip(timeline, records, strict=True))
 
 
 def _added(counts: Iterable[Mapping[Any, int]]) -> Counter[Any]:

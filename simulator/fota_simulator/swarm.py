@@ -111,7 +111,7 @@ async def run_swarm(
 
     Devices begin by `arrivals` and act by `behaviour`; they connect from `source_addresses` in turn, where there are
     any. Every device leaves its file in the folder `devices`, where there is one. Setting `stop` ends the run early:
-    the report has only the devices that had ended. Cancelling it closes every connection.
+    the report has only the devices that had ended, and the records of all. Cancelling it closes every connection.
     """
     swarm = _Swarm(
         loop,
@@ -429,7 +429,10 @@ class _Swarm:
         self._closed = True
         for device in self._devices.values():
             self._save(device)  # as a power cut leaves it
-        for attempt in (*self._live, *self._silent):
+        self._records += sum(attempt.session.records for attempt in self._live)
+        dropped = (*self._live, *self._silent)
+        self._live.clear()
+        for attempt in dropped:
             attempt.abort()
         self._sweeper.stop()
         if self._poller is not None:

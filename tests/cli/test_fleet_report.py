@@ -24,6 +24,7 @@ from jsonschema import Draft202012Validator
 from rich.console import Console
 
 from fota_cli import exit_codes, fleet_report
+from fota_cli.compose import charts
 from fota_cli.compose.fleet_page import FleetPageFigures, render
 from fota_cli.fleet_report import csv_text, without_secrets
 from fota_cli.fleet_shards import Attempt
@@ -333,6 +334,39 @@ def test_page_of_shards_has_the_distribution_without_a_row_for_each_device() -> 
     (longest,) = re.findall(r"<tr><th>100%</th><td>within ([\d.]+) s</td></tr>", page)
     updates = [int(number) for number in re.findall(r"<title>(\d+) updates took", page)]
     assert (100.0, 100) == (float(longest), sum(updates))
+
+
+def rates_drawn(svg: str, name: str) -> list[float]:
+    """How high a line of rates is at each of its points, in units of the chart."""
+    points = re.search(rf'<polyline class="{name}" points="([^"]*)"', svg)
+    floor = re.search(r'<line class="axis" x1="\S+" x2="\S+" y1="([^"]*)"', svg)
+    assert points is not None
+    assert floor is not None
+    return [float(floor[1]) - float(point.partition(",")[2]) for point in points[1].split()]
+
+
+@pytest.mark.parametrize("apart", [1, 3], ids=["at every look", "at every third"])
+def test_rates_are_steady_where_the_run_is(apart: int) -> None:
+    """Shards say how far they are now and then: so long the count stands still, and the line of rates does not."""
+    timeline = [
+        Sample(tick * 0.2, 0, 10, 0, 0, 0, records=tick // apart * apart * 200, failed_attempts={})
+        for tick in range(100)
+    ]
+
+    heights = rates_drawn(charts.fleet_over_time(timeline), "rate")
+
+    assert 0 < max(heights) <= 1.1 * min(heights)
+
+
+def test_no_rate_is_below_none() -> None:
+    """A lost worker takes away what it had done; the chart stays above its axis."""
+    updated = [0, 100, 200, 300, 50, 100, 200, 300]
+    timeline = [Sample(2.0 * number, 300 - done, 0, done, 0, 0, done) for number, done in enumerate(updated)]
+
+    for svg, name in ((charts.fleet_over_time(timeline), "rate"), (charts.rates_over_time(timeline), "pace")):
+        heights = rates_drawn(svg, name)
+        assert 0 == min(heights)
+        assert 0 < max(heights)
 
 
 def test_page_of_a_run_that_broke_down_says_so() -> None:
@@ -741,8 +775,11 @@ def test_summary_tells_attempts_only_where_some_came_again() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
-def test_interrupted_virtual_run_says_what_was_done(tmp_path: Path, validator: Draft202012Validator) -> None:
-    """Ctrl-C: every report, of the devices that were through, exit code 130, and nothing left behind."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_virtual_run_says_what_was_done(
+    number: signal.Signals, tmp_path: Path, validator: Draft202012Validator
+) -> None:
+    """Ctrl-C or SIGTERM: every report, of the devices that were through, exit code 130, and nothing left behind."""
     (tmp_path / "temporary").mkdir()
     options = ["--virtual", "--count=3000", "--ramp=20/s", "--plain", "--json=run.json", "--html=run.html"]
     with subprocess.Popen(
@@ -755,7 +792,7 @@ def test_interrupted_virtual_run_says_what_was_done(tmp_path: Path, validator: D
     ) as process:
         assert process.stderr is not None
         assert "/3000 updated" in process.stderr.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         out, err = process.communicate(timeout=TIMEOUT)
 
     report = json.loads((tmp_path / "run.json").read_text())

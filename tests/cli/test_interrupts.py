@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -30,6 +31,10 @@ from fota_cli.__main__ import main
 sys.exit(main())
 """
 """What `fota` does from its first line on, and says when that was: until then, an interrupt is Python's own."""
+
+
+ENVIRONMENT: Final = {name: value for name, value in os.environ.items() if name != "COVERAGE_PROCESS_CONFIG"}
+"""Not measured: an interrupt within coverage's own code may leave its lock locked, and then nothing ends any more."""
 
 
 @pytest.fixture
@@ -73,6 +78,7 @@ def test_interrupt_at_any_moment_is_an_exit_code_and_no_traceback(
         with subprocess.Popen(
             [sys.executable, "-c", PROCESS, *arguments],
             cwd=tmp_path,
+            env=ENVIRONMENT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -132,6 +138,41 @@ def test_interrupt_waits_for_the_end_of_what_must_not_be_torn() -> None:
 
     assert ["imported"] == done
     assert signal.default_int_handler is signal.getsignal(signal.SIGINT)
+
+
+@pytest.mark.usefixtures("handler")
+def test_interrupts_are_the_main_thread_s() -> None:
+    """Another thread has none to wait for, and may import all the same."""
+    done = []
+
+    def import_something() -> None:
+        with interrupts.Deferred(), interrupts.Sigterm():
+            done.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=import_something)
+    thread.start()
+    thread.join()
+
+    assert [signal.SIG_DFL] == done
+
+
+@pytest.mark.usefixtures("handler")
+@pytest.mark.parametrize("of_interrupts", [signal.default_int_handler, signal.SIG_IGN])
+def test_sigterm_is_an_interrupt_for_whoever_wants_it(of_interrupts: Any) -> None:
+    """Also in the background of a script, where interrupts are ignored; it waits for an import, too."""
+    signal.signal(signal.SIGINT, of_interrupts)
+    done = []
+
+    def import_something() -> None:
+        with interrupts.Sigterm(), interrupts.Deferred():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("imported")
+
+    with pytest.raises(KeyboardInterrupt):
+        import_something()
+
+    assert ["imported"] == done
+    assert (signal.SIG_DFL, of_interrupts) == (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT))
 
 
 @pytest.mark.usefixtures("handler")

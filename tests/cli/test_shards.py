@@ -52,8 +52,23 @@ PATIENCE: Final = 60.0
 """Seconds after which something that should happen counts as not happening."""
 SLOW: Final = ["--think", "0.1"]
 """What makes a run last some ten seconds, long enough to be disturbed."""
+ENDLESS: Final = ["--think", "2"]
+"""What makes a run outlast the patience of its test, which ends it."""
+THREADED: Final = """
+import sys, threading
+from fota_cli.main import main
+codes = []
+thread = threading.Thread(target=lambda: codes.append(main()))
+thread.start()
+thread.join()
+sys.exit(codes[0])
+"""
+"""A program that calls `fota` in a thread of its own."""
 STEADY: Final = ["--think", "0.05"]
 """What makes a shard last some four seconds, so that a line is printed between the ends of two."""
+
+SOME_UPDATED: Final = re.compile(rf"\b(?!{COUNT}/)([1-9]\d*)/{COUNT} updated")
+"""A line of a run of which a part is through."""
 
 needs_engine = pytest.mark.skipif(
     not importlib.util.find_spec("distributed"),
@@ -319,6 +334,15 @@ def test_merged_report_of_no_shard_is_a_failed_run() -> None:
     assert 1 == merged.exit_code
 
 
+def test_records_that_do_not_count_are_in_no_sample() -> None:
+    """A lost attempt takes its records away, also from before its loss: a timeline never falls."""
+    told = [sample(records=number) for number in (0, 300, 700, 400, 500, 450)]
+
+    merged = merge(10, [], told, duration_s=1.0)
+
+    assert [0, 300, 400, 400, 450, 450] == [one.records for one in merged.timeline]
+
+
 def test_result_of_a_shard_is_few_bytes() -> None:
     """Without rows, a device costs the run eight bytes of the wire."""
     attempt, began_s, whole = result_of([1.0 + number / 100 for number in range(2_500)], 0.0, "a")
@@ -378,9 +402,9 @@ class Fleet:
         """Until the first shard has ended; returns how many devices are updated."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
-            if (found := re.search(rf"([1-9]\d*)/{COUNT} updated", line)) is not None:
+            if (found := SOME_UPDATED.search(line)) is not None:
                 return int(found[1])
-        raise AssertionError("ended before devices were updated")
+        raise AssertionError("ended before some devices, and not all, were seen updated")
 
     def workers(self) -> list[int]:
         """Process ids of its children."""
@@ -430,6 +454,18 @@ def test_two_workers_update_all_and_leave_nothing(server: str, tmp_path: Path) -
     assert [fleet.report_path] == list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("options", [pytest.param(["--local-workers", "1"], marks=needs_engine), []])
+def test_run_in_a_thread_is_a_run(server: str, options: list[str]) -> None:
+    """A program may call it beside other work, though interrupts are its main thread's."""
+    arguments = ["swarm", "--server", server, "--count", str(COUNT), "--plain", *options]
+    done = subprocess.run(
+        [sys.executable, "-c", THREADED, *arguments], capture_output=True, text=True, check=False, timeout=PATIENCE
+    )
+
+    assert 0 == done.returncode, done.stderr
+    assert f"{COUNT} of {COUNT} updated" in done.stdout
+
+
 @needs_engine
 def test_no_more_devices_are_connected_than_asked_for(server: str, tmp_path: Path) -> None:
     """Ten at once are one shard at once, however many workers there are."""
@@ -473,7 +509,7 @@ def test_lost_worker_ends_a_run_that_will_not_have_it(
     server: str, tmp_path: Path, choice: str, code: int, message: str
 ) -> None:
     """The exit code says so, the message names the shard, and no process is left."""
-    with Fleet(server, tmp_path, "--local-workers", "2", "--on-worker-loss", choice, *SLOW) as fleet:
+    with Fleet(server, tmp_path, "--local-workers", "2", "--on-worker-loss", choice, *ENDLESS) as fleet:
         workers = fleet.wait_until_under_way()
         os.kill(workers[0], signal.SIGKILL)
         found, _, err = fleet.end()
@@ -491,7 +527,7 @@ def test_lost_worker_ends_a_run_that_will_not_have_it(
 @needs_proc
 def test_shard_that_is_lost_again_and_again_fails_the_run(server: str, tmp_path: Path) -> None:
     """Three attempts are the most; then the run has failed."""
-    with Fleet(server, tmp_path, "--local-workers", "1", "--connected", "10", *SLOW) as fleet:
+    with Fleet(server, tmp_path, "--local-workers", "1", "--connected", "10", *ENDLESS) as fleet:
         killed: set[int] = set()
         assert fleet.process.stderr is not None
         for line in fleet.process.stderr:
@@ -509,20 +545,20 @@ def test_shard_that_is_lost_again_and_again_fails_the_run(server: str, tmp_path:
 
 @needs_engine
 @needs_proc
-def test_interrupted_run_leaves_no_process_and_says_what_was_done(server: str, tmp_path: Path) -> None:
-    """Ctrl-C in the terminal: a report of the devices that were through in every shard, exit code 130, no traceback."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_no_process_and_says_what_was_done(
+    number: signal.Signals, server: str, tmp_path: Path
+) -> None:
+    """Ctrl-C in the terminal, or SIGTERM: a report of what was done in every shard, exit code 130, no traceback."""
     with Fleet(server, tmp_path, "--local-workers", "2", "--ramp", "1/s", "--think", "0.01") as fleet:
-        assert fleet.process.stderr is not None
-        told = next(
-            found[1] for line in fleet.process.stderr if (found := re.search(rf"([1-9]\d*)/{COUNT} updated", line))
-        )
+        told = fleet.wait_until_some_are_updated()
         workers = fleet.workers()
-        os.killpg(fleet.process.pid, signal.SIGINT)
+        os.killpg(fleet.process.pid, number)
         code, out, err = fleet.end()
 
     report = fleet.report
     assert 130 == code
-    assert int(told) <= report["updated"] < COUNT
+    assert told <= report["updated"] < COUNT
     assert f"{report['updated']} of {COUNT} updated" in out
     assert f"fota: interrupted, {COUNT - report['updated']} devices had not ended" in err
     assert "Traceback" not in err
@@ -534,7 +570,7 @@ def test_interrupted_run_leaves_no_process_and_says_what_was_done(server: str, t
 @needs_engine
 def test_run_whose_every_shard_was_under_way_is_interrupted(server: str, tmp_path: Path) -> None:
     """What shards say when they are told to stop is no whole run, though every shard has said something."""
-    with Fleet(server, tmp_path, "--local-workers", "2", "--shard-size", "20", *SLOW) as fleet:
+    with Fleet(server, tmp_path, "--local-workers", "2", "--shard-size", "20", *ENDLESS) as fleet:
         assert fleet.process.stderr is not None
         assert any("40 under way" in line for line in fleet.process.stderr)
         os.killpg(fleet.process.pid, signal.SIGINT)
@@ -543,28 +579,33 @@ def test_run_whose_every_shard_was_under_way_is_interrupted(server: str, tmp_pat
     assert 130 == code
     assert f"fota: interrupted, {COUNT} devices had not ended" in err
     assert 2 == len(fleet.report["shards"])
+    records = [one["records"] for one in fleet.report["timeline"]]
+    assert sorted(records) == records
+    assert fleet.report["records"] == records[-1] >= max(records[:-1]) > 0
 
 
 @needs_engine
 @needs_proc
-def test_interrupt_while_workers_start_leaves_no_process(server: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_while_workers_start_leaves_nothing(number: signal.Signals, server: str, tmp_path: Path) -> None:
     """Before there is a run, there is nothing to report."""
     with Fleet(server, tmp_path, "--local-workers", "2") as fleet:
         wait_for(lambda: len(fleet.workers()) == 2)
         workers = fleet.workers()
-        os.killpg(fleet.process.pid, signal.SIGINT)
+        os.killpg(fleet.process.pid, number)
         code, _, err = fleet.end()
 
     assert 130 == code
     assert "Traceback" not in err
     assert not any(map(is_alive, workers))
+    assert [] == list(tmp_path.iterdir())
 
 
 @needs_engine
 @needs_proc
 def test_workers_leave_when_their_owner_is_killed(server: str, tmp_path: Path) -> None:
     """Whoever has no scheduler any more ends, also in the middle of a shard."""
-    with Fleet(server, tmp_path, "--local-workers", "2", *SLOW) as fleet:
+    with Fleet(server, tmp_path, "--local-workers", "2", *ENDLESS) as fleet:
         workers = fleet.wait_until_under_way()
         fleet.process.kill()
 
@@ -634,6 +675,9 @@ def test_scheduler_that_dies_takes_away_nothing_that_has_ended(server: str, tmp_
     assert updated <= report["updated"] == report["verified"] < COUNT
     assert f"the scheduler {cluster.address} is gone" in report["trouble"]
     assert report["updated"] == report["timeline"][-1]["updated"]
+    records = [one["records"] for one in report["timeline"]]
+    assert sorted(records) == records
+    assert report["records"] == records[-1] > 0
     assert report["updated"] == len(report["devices"]) == len(rows.read_text().splitlines()) - 1
     assert f"{report['updated']} of {COUNT} updated" in out
     assert err.splitlines()[-1] == (
@@ -668,7 +712,8 @@ def test_report_whose_folder_is_gone_takes_no_other_away(server: str, tmp_path: 
     """It is named, with exit code 3; the others are written, and the summary is printed."""
     folder = tmp_path / "gone"
     folder.mkdir()
-    with Fleet(server, tmp_path, "--local-workers", "2", *STEADY, "--html", str(folder / "run.html")) as fleet:
+    options = ["--local-workers", "1", "--connected", "10", *STEADY, "--html", str(folder / "run.html")]
+    with Fleet(server, tmp_path, *options) as fleet:
         fleet.wait_until_some_are_updated()
         folder.rmdir()
         code, out, err = fleet.end()

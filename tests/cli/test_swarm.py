@@ -105,13 +105,18 @@ def test_no_server_is_many_failed_devices(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a child there")
-def test_interrupted_run_says_what_was_done(server: str, tmp_path: Path) -> None:
-    """Ctrl-C: a report of the devices that were through, exit code 130, no traceback."""
+@pytest.mark.parametrize(
+    ("before", "number"),
+    [("", signal.SIGINT), ("", signal.SIGTERM), ("trap '' INT;", signal.SIGTERM)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM, in the background of a script"],
+)
+def test_interrupted_run_says_what_was_done(server: str, tmp_path: Path, before: str, number: signal.Signals) -> None:
+    """Ctrl-C or SIGTERM, also where Ctrl-C is ignored: a report of what was done, exit code 130, no traceback."""
     path = tmp_path / "report.json"
     command = [sys.executable, "-m", "fota_cli", "swarm", "--server", server, "--count", str(COUNT), "--ramp", "0.5"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(
-        [*command, "--json", str(path), "--plain"],
+        ["sh", "-c", f'{before} exec "$@"', "sh", *command, "--json", str(path), "--plain"],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -119,8 +124,8 @@ def test_interrupted_run_says_what_was_done(server: str, tmp_path: Path) -> None
     ) as process:
         assert process.stderr is not None
         first_line = process.stderr.readline()
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
 
     report = json.loads(path.read_text())
     ended = report["updated"] + report["refused"] + report["failed"]
@@ -130,6 +135,24 @@ def test_interrupted_run_says_what_was_done(server: str, tmp_path: Path) -> None
     assert f"of {COUNT} updated" in out
     assert "Traceback" not in err
     assert ended < COUNT
+
+
+@pytest.mark.parametrize("text", ["0.2", "20%"])
+def test_share_of_strangers_is_a_fraction_or_a_percentage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both are a fifth of all devices."""
+    code = main(["swarm", "--virtual", "--count", "4", "--unknown", text, "--json", "-", "--plain"])
+
+    assert 0 == code
+    assert 1 == json.loads(capsys.readouterr().out)["strangers"]["count"]
+
+
+def test_share_that_is_no_number_is_bad_input(capsys: pytest.CaptureFixture[str]) -> None:
+    """The complaint shows two that are one."""
+    with pytest.raises(SystemExit) as ended:
+        main(["swarm", "--virtual", "--count", "4", "--unknown", "a fifth"])
+
+    assert 2 == ended.value.code
+    assert "'a fifth', expected a share, such as 0.2 or 20%" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,31 @@ def test_stopped_run_reports_those_that_ended() -> None:
     assert not report.ok
 
 
+def test_stopped_run_counts_the_records_of_those_under_way(loop: Loop) -> None:
+    """Their flashes hold them, so the report does; what was counted once stays counted to the last sample."""
+    stop = asyncio.Event()
+
+    def on_progress(sample: Sample) -> None:
+        if sample.records >= 30:
+            stop.set()
+
+    plans = [plan(i, BLINK) for i in range(3)]
+    report, _ = update(
+        loop,
+        plans,
+        lambda _: Served(BLINK.frames),
+        behaviour=Behaviour(think_s=0.05),
+        on_progress=on_progress,
+        stop=stop,
+    )
+
+    records = [sample.records for sample in report.timeline]
+    assert () == report.devices
+    assert 30 <= report.records == records[-1]
+    assert sorted(records) == records
+    assert 0 == report.timeline[-1].connected
+
+
 def test_timeline_of_a_long_run_is_bounded() -> None:
     """An hour of virtual time makes no more samples than a report should carry."""
     loop = SimulatedLoop(1)

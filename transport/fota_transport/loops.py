@@ -27,8 +27,11 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
     """Run `main` to its end on a new loop and return its result; the loop is closed afterwards."""
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main)
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(main)
+    finally:
+        main.close()  # which an interrupt may have kept from beginning
 
 
 def raise_descriptor_limit() -> int:

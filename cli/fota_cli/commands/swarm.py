@@ -12,13 +12,14 @@ devices run in virtual time, and nothing else is needed: minutes pass in seconds
 
 Exit code 0 if all were updated (and verified where that could be told) and every --slo holds, 1 if not, 3 if a run in
 shards broke down, 4 if a worker was lost and that makes the run invalid (--on-worker-loss), 130 if interrupted by
-Ctrl-C; each after a report of what was done so far.
+Ctrl-C or SIGTERM; each after a report of what was done so far.
 """
 
 import argparse
 import asyncio
 import contextlib
 import dataclasses
+import io
 import itertools
 import os
 import shlex
@@ -51,7 +52,7 @@ from ..choices import one_of
 from ..compose.virtual_fleet import Served, run_virtual, virtual_image
 from ..device_options import add_device_options, identification, part_named, server_address, timings
 from ..errors import UsageError
-from ..files import check_writable, read_bytes, read_image
+from ..files import check_writable, open_to_write, read_bytes, read_image
 from ..fleet_options import add_fleet_options, arrivals, behaviour
 from ..fleet_report import (
     add_report_options,
@@ -62,7 +63,7 @@ from ..fleet_report import (
     write_reports,
 )
 from ..fleet_shards import ShardSettings, add_shard_options, check_devices, shard_settings
-from ..interrupts import Deferred
+from ..interrupts import Deferred, Sigterm
 from ..progress import FleetProgress
 from ..shard_report import ShardedReport
 
@@ -90,10 +91,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--devices", type=Path, metavar="DIR", help="keep every device in a file there, from run to run")
     add(
         "--unknown",
-        type=float,
+        type=_share,
         default=0.0,
         metavar="SHARE",
-        help="of devices that the server does not know (default: 0)",
+        help="of devices that the server does not know, 0.2 or 20%% (default: 0)",
     )
     add_fleet_options(parser)
     add_shard_options(parser)
@@ -120,6 +121,20 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.unknown < 1:
         raise UsageError(f"unknown {args.unknown:g}, expected a share from 0 to less than 1")
     spread = shard_settings(args)
+    with Sigterm():
+        return _run(args, spread)
+
+
+def _share(text: str) -> float:
+    """A converter for argparse."""
+    number = text.removesuffix("%")
+    try:
+        return float(number) / (1 if number == text else 100)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a share, such as 0.2 or 20%") from None
+
+
+def _run(args: argparse.Namespace, spread: ShardSettings | None) -> int:
     report: SwarmReport
     with contextlib.ExitStack() as stack:
         on_chunk = None if args.trace is None else stack.enter_context(_tracing(args.trace))
@@ -170,7 +185,8 @@ def _run_real(args: argparse.Namespace, on_chunk: Tracer | None) -> tuple[SwarmR
     async def run_all(progress: FleetProgress) -> tuple[SwarmReport, bool]:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        loop.add_signal_handler(signal.SIGINT, stop.set)
+        if threading.current_thread() is threading.main_thread():  # which alone hears of interrupts
+            loop.add_signal_handler(signal.SIGINT, stop.set)
         report, _ = await run_swarm(
             loop,
             host,
@@ -291,7 +307,7 @@ def _stopped_by_interrupt(stop: asyncio.Event) -> Iterator[None]:
 def _tracing(path: Path) -> Iterator[Tracer]:
     """Writes what passes to `path`, a line each: the device, then as traces are."""
     try:
-        with path.open("w", encoding="ascii") as file:
+        with io.TextIOWrapper(open_to_write(path), encoding="ascii") as file:
             yield lambda mcuid, entry: print(mcuid, entry, file=file)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error

@@ -5,10 +5,12 @@ readable on a phone. Every piece of text is escaped here.
 """
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
+from statistics import linear_regression
 from typing import Final
 
 from fota_simulator.report import Sample, percentile
@@ -33,6 +35,9 @@ SHORTEST_STEP_S: Final = 0.05
 
 RATES: Final = 120
 """About how many points the line of rates has; more would be a scribble."""
+
+RATE_WINDOW: Final = 2.0
+"""Seconds that a rate is of, so that they hold several samples of each shard; of a shorter run it is of the whole."""
 
 BINS: Final = 24
 """Bars of a histogram."""
@@ -213,12 +218,20 @@ Scale = Callable[[float], float]
 
 
 def _rates(timeline: Sequence[Sample], count: Callable[[Sample], int]) -> list[tuple[float, float]]:
-    """Moments, and how much of something there was per second around them."""
-    return [
-        ((before.time_s + after.time_s) / 2, (count(after) - count(before)) / (after.time_s - before.time_s))
-        for before, after in pairwise(timeline[:: max(1, len(timeline) // RATES)])
-        if after.time_s - before.time_s >= SHORTEST_STEP_S
-    ]
+    """Moments, and how much of something there was per second around them; where it became less, none.
+
+    It is the slope of the line that fits the counts best: two of them alone would show the rhythm of the samples.
+    """
+    times, counts = [sample.time_s for sample in timeline], [count(sample) for sample in timeline]
+    step = max(1, len(times) // RATES)
+    found = []
+    for at in range(0, len(times), step):
+        start_s = max(times[0], min(times[at] - RATE_WINDOW / 2, times[-1] - RATE_WINDOW))
+        first = min(bisect_right(times, start_s) - 1, max(0, at - step))
+        end = max(bisect_left(times, start_s + RATE_WINDOW), at + step) + 1
+        if times[first:end][-1] - times[first] >= SHORTEST_STEP_S:
+            found.append((times[at], max(0.0, linear_regression(times[first:end], counts[first:end]).slope)))
+    return found
 
 
 def _duration_axis(smallest: float, longest: float, *, lowest: float) -> tuple[Scale, list[float]]:

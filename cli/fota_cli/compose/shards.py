@@ -361,6 +361,8 @@ class _Run:
             f"worker {attempt.worker} was lost, with shard {attempt.shard} "
             f"({self._shards[attempt.shard].count} devices), attempt {attempt.number}"
         )
+        if self._is_over:
+            return  # nobody waits for it any more
         if self._on_worker_loss is OnWorkerLoss.INVALIDATE:
             self._trouble, self._exit_code = f"the run is invalid: a worker was lost; {what}", exit_codes.INVALID
         elif self._on_worker_loss is OnWorkerLoss.FAIL:
