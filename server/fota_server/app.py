@@ -60,7 +60,7 @@ class Part:
     claims: Claims
     served: ServedOnce
     is_first: bool
-    """Whether this one reports what is wrong with the registry."""
+    """Whether this one reports what is wrong with the registry and with the certificate's time."""
 
 
 @contextlib.asynccontextmanager
@@ -75,6 +75,7 @@ async def running(
     """
     wall = (clock or SystemClock()).wall
     loop = asyncio.get_running_loop()
+    is_first = part is None or part.is_first
     with contextlib.ExitStack() as stack:
         if not settings.firmware.is_dir():
             raise ConfigError(f"firmware folder {settings.firmware}: no such folder")
@@ -104,7 +105,7 @@ async def running(
             wall=wall,
             claims=None if part is None else part.claims,
             served=None if part is None else part.served,
-            reports_registry=part is None or part.is_first,
+            reports_registry=is_first,
         )
         listener = Listener(
             loop,
@@ -125,7 +126,7 @@ async def running(
         if certificates is not None:
             tls_port = port_of(tls_sockets)
             listener.start_tls(tls_sockets, certificates.context)
-            stack.callback(loop.create_task(_look_after(certificates, logger)).cancel)
+            stack.callback(loop.create_task(_look_after(certificates, logger, warns=is_first)).cancel)
         ready = Ready(host, port, tls_port, len(registry), len(registry.problems), limits)
         if part is None:
             logger.info("%s", greeting(settings, ready))
@@ -248,9 +249,9 @@ def _sockets(settings: Settings, part: Part | None) -> tuple[Sequence[socket.soc
         raise
 
 
-async def _look_after(certificates: Certificates, logger: logging.Logger) -> None:
+async def _look_after(certificates: Certificates, logger: logging.Logger, *, warns: bool) -> None:
     while True:
-        certificates.look(logger)
+        certificates.look(logger, warns=warns)
         await asyncio.sleep(LOOK_INTERVAL)
 
 

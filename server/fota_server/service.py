@@ -6,7 +6,7 @@ device (the newest session wins), and reports how the session ended.
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,7 +20,7 @@ from .errors import UnservableError
 from .firmware import FirmwareStore, Key
 from .journal import Journal, JournalRow
 from .logs import SessionLog, SessionLogs
-from .registry import Registry, RegistryEntry
+from .registry import Problem, Registry, RegistryEntry
 
 PROBLEMS_LOGGED: Final = 20
 """Most problems of a registry that are logged one by one."""
@@ -114,7 +114,8 @@ class UpdateService:
         self._reports_registry = reports_registry
         self._acks_verdict: OrderedDict[str, bool] = OrderedDict()
         self._served = served or ServedOnce()
-        self._known_problems: Hashable = None
+        self._known_problems: tuple[Problem, ...] = ()
+        self._known_readings = registry.readings
         self.report_registry()
 
     def identified(self, note: SessionNote, identification: Identification) -> tuple[RegistryEntry, Key]:
@@ -212,19 +213,24 @@ class UpdateService:
         return log
 
     def report_registry(self) -> None:
-        """Log what is wrong with the registry, when that has changed."""
-        problems = self._registry.problems
-        if not self._reports_registry:
+        """Log what is wrong with the registry and was not before; and that it was read again, or is well again."""
+        problems, readings = self._registry.problems, self._registry.readings
+        if not self._reports_registry or (problems is self._known_problems and readings == self._known_readings):
             return
-        if problems is not self._known_problems and problems != self._known_problems:
-            self._known_problems = problems
-            for problem in problems[:PROBLEMS_LOGGED]:
-                where = f" line {problem.line}" if problem.line else ""
-                self._logger.warning("registry %s%s: %s", self._registry.name, where, problem.message)
-            if len(problems) > PROBLEMS_LOGGED:
-                self._logger.warning(
-                    "registry %s: %d more problems", self._registry.name, len(problems) - PROBLEMS_LOGGED
-                )
+        name, known = self._registry.name, self._known_problems
+        is_troubled, was_troubled = (bool(some) and not some[0].line for some in (problems, known))
+        if not is_troubled and (was_troubled or readings != self._known_readings):
+            self._logger.info("registry %s: read again, and in force", name)
+        self._known_problems, self._known_readings = problems, readings
+        if problems == known:
+            return
+        told = frozenset(known)
+        new = [problem for problem in problems if problem not in told]
+        for problem in new[:PROBLEMS_LOGGED]:
+            where = f" line {problem.line}" if problem.line else ""
+            self._logger.warning("registry %s%s: %s", name, where, problem.message)
+        if len(new) > PROBLEMS_LOGGED:
+            self._logger.warning("registry %s: %d more problems", name, len(new) - PROBLEMS_LOGGED)
 
     def _was_updated(self, entry: RegistryEntry) -> bool:
         update = _update_of(entry)

@@ -39,7 +39,7 @@ class Certificates:
         self._cert, self._key = cert, key
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self._stamp = self._load(self.context)
+        self._stamp, self._pem = self._load(self.context)
         self._told: str | None = None
         if client_ca is not None:
             try:
@@ -49,20 +49,20 @@ class Certificates:
             self.context.verify_mode = ssl.CERT_REQUIRED
 
     def outdated(self) -> str | None:
-        """What a device that minds the date has against the certificate; None if nothing.
+        """What a device that minds the date has against the certificate in force; None if nothing.
 
-        A handshake with itself in memory tells: Python reads no dates.
+        A handshake with itself in memory tells: Python reads no dates. The device's end looks first, so that it does
+        not matter whether it would need a certificate.
         """
-        near, far = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        near = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         near.check_hostname = False
         near.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         try:
-            self._load(far)
-            near.load_verify_locations(self._cert)
-        except (OSError, ConfigError):
-            return None  # who uses them has words for that
+            near.load_verify_locations(cadata=self._pem)
+        except ssl.SSLError:
+            return None  # a form of PEM that only a server takes
         to_far, to_near = ssl.MemoryBIO(), ssl.MemoryBIO()
-        ends = near.wrap_bio(to_near, to_far), far.wrap_bio(to_far, to_near, server_side=True)
+        ends = near.wrap_bio(to_near, to_far), self.context.wrap_bio(to_far, to_near, server_side=True)
         for end in (*ends, *ends):
             try:
                 end.do_handshake()
@@ -76,10 +76,13 @@ class Certificates:
                 return None
         return None
 
-    def look(self, logger: logging.Logger) -> None:
-        """Read the files again if they changed; what cannot be used is logged, and what was read last is in force."""
+    def look(self, logger: logging.Logger, *, warns: bool = True) -> None:
+        """Read the files again if they changed; what cannot be used is logged, and what was read last is in force.
+
+        With `warns`, a certificate that is out of its time is logged as well, once.
+        """
         self._read_again(logger)
-        outdated = self.outdated()
+        outdated = self.outdated() if warns else None
         if outdated is not None and outdated != self._told:
             logger.warning("%s", outdated)
         self._told = outdated
@@ -89,22 +92,24 @@ class Certificates:
             if self._files() == self._stamp:
                 return
             self._load(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))  # half a pair must not get into the context in use
-            self._stamp = self._load(self.context)
+            self._stamp, self._pem = self._load(self.context)
         except (OSError, ConfigError) as error:
             logger.error("%s; what was read last is in force", error)
             return
         logger.info("tls-cert %s: read again", self._cert)
 
-    def _load(self, context: ssl.SSLContext) -> tuple[tuple[int, int], ...]:
+    def _load(self, context: ssl.SSLContext) -> tuple[tuple[tuple[int, int], ...], str]:
+        """What the files were, and the certificates in them; raises `ConfigError`."""
         try:
             stamp = self._files()
+            pem = self._cert.read_text("ascii", "ignore")
             context.load_cert_chain(self._cert, self._key, _no_password)
         except OSError as error:
             key = "" if self._key is None else f", tls-key {self._key}"
             raise ConfigError(
                 f"tls-cert {self._cert}{key}: {_reason(error)}, expected a PEM certificate and its unencrypted key"
             ) from error
-        return stamp
+        return stamp, pem
 
     def _files(self) -> tuple[tuple[int, int], ...]:
         stats = [os.stat(path) for path in (self._cert, self._key) if path is not None]

@@ -63,7 +63,7 @@ HEALTHY: Final = 10.0
 async def serve_with_workers(
     settings: Settings, *, on_ready: Callable[[Ready], None], console: TextIO | None = None
 ) -> None:
-    """Serve with `settings.workers` processes until SIGTERM or SIGINT; a second signal cuts what still goes on.
+    """Serve with `settings.workers` processes until SIGTERM, SIGINT or SIGHUP; a second signal cuts what goes on.
 
     Raises an error of `fota_server.errors` when they cannot start.
     """

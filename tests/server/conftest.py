@@ -5,6 +5,7 @@ The device knows nothing of `fota_protocol`: what should come is read from the f
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 import time
@@ -212,6 +213,7 @@ class Site:
         """Make these lines the registry."""
         temporary = self.folder / "new"
         temporary.write_text("".join(line + "\n" for line in lines))
+        os.utime(temporary, (0, 0))  # files' clocks tick slowly: it is renamed some time after it was written
         temporary.replace(self.registry)
 
     def settings(self, **changes: Any) -> Settings:

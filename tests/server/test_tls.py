@@ -7,8 +7,8 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,6 @@ def plain(server: RunningServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.ready.tls_port), PATIENCE)
 
 
-@contextlib.contextmanager
-def patience(seconds: float = PATIENCE) -> Iterator[None]:
-    began = time.monotonic()
-    yield
-    assert time.monotonic() - began < seconds
-
-
 def test_a_device_is_updated_over_tls(site: Site, authority: trustme.CA, tls: dict[str, Any]) -> None:
     """Every byte is the same as over the plain port, which stays as it was."""
     with site.serve(**tls) as server:
@@ -100,22 +93,27 @@ def test_a_refusal_arrives_over_tls(site: Site, authority: trustme.CA, tls: dict
 def test_peers_without_tls_are_closed_and_disturb_nobody(
     site: Site, authority: trustme.CA, tls: dict[str, Any]
 ) -> None:
-    """Plain bytes, garbage, silence until the deadline, a close in the middle: others are served meanwhile."""
-    with site.serve(**tls, identification_timeout=1.0) as server:
-        plainly, silent, gone = plain(server), plain(server), plain(server)
+    """Plain bytes, garbage, silence, a close in the middle: others are served meanwhile."""
+    with site.serve(**tls) as server, plain(server) as plainly, plain(server), plain(server) as gone:
         plainly.sendall(identification(MCUID) + bytes(100))
         gone.sendall(b"\x16\x03\x01")
         gone.close()
         with TlsPeer(server, client_context(authority)) as peer:
             assert blink(1) == peer.update()
-        with contextlib.suppress(ConnectionError), patience():
+        with contextlib.suppress(ConnectionError):
             while plainly.recv(1024):
                 pass
-        with contextlib.suppress(ConnectionError), patience(5):
-            assert b"" == silent.recv(1024)
-        plainly.close()
-        silent.close()
     assert ["SUCCESSFUL"] == statuses(server.rows(1))
+
+
+def test_a_silent_peer_is_closed_at_the_deadline(site: Site, tls: dict[str, Any]) -> None:
+    """A handshake that never begins ends when an identification would."""
+    with (
+        site.serve(**tls, identification_timeout=0.1) as server,
+        plain(server) as silent,
+        contextlib.suppress(ConnectionError),
+    ):
+        assert b"" == silent.recv(1024)
 
 
 def test_handshakes_count_as_connections(site: Site, authority: trustme.CA, tls: dict[str, Any]) -> None:
@@ -259,6 +257,64 @@ def test_a_certificate_out_of_its_time_is_told(
     found = check(site.settings(**tls)).findings
     assert len(expected) == len(found)
     assert all(one in finding.message for one, finding in zip(expected, found, strict=True))
+
+
+def test_the_certificate_in_force_is_judged_and_not_the_files(
+    site: Site, authority: trustme.CA, tls: dict[str, Any]
+) -> None:
+    """A renewal that cannot be used does not hide that the old one has expired; one that can ends it."""
+    now = datetime.datetime.now(datetime.UTC)
+    expired = trustme.CA().issue_cert(
+        "127.0.0.1", not_before=now - datetime.timedelta(days=2), not_after=now - datetime.timedelta(days=1)
+    )
+    both = site.folder / "both.pem"
+    both.write_bytes(expired.private_key_pem.bytes() + b"# caf\xe9\n" + expired.cert_chain_pems[0].bytes())
+    authority.cert_pem.write_to_path(site.folder / "ca.pem")
+    certificates = Certificates(both, None, site.folder / "ca.pem")
+    at_first = certificates.outdated()
+    messages: list[str] = []
+    logger = logging.Logger("tls")
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    both.write_text("no certificate")
+    certificates.look(logger, warns=False)
+    quiet = len(messages)
+    certificates.look(logger)
+    both.write_bytes(tls["tls_key"].read_bytes() + tls["tls_cert"].read_bytes())
+    certificates.look(logger)
+
+    assert at_first == f"tls-cert {both}: has expired; a device that minds the date does not connect"
+    assert 1 == quiet
+    assert [at_first] == [message for message in messages if "expired" in message]
+    assert certificates.outdated() is None
+
+
+def test_several_workers_warn_of_a_certificate_once(site: Site, tls: dict[str, Any]) -> None:
+    """They have one log and one certificate."""
+    long_ago = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    issued = trustme.CA().issue_cert("127.0.0.1", not_before=long_ago, not_after=long_ago + datetime.timedelta(days=1))
+    issued.cert_chain_pems[0].write_to_path(tls["tls_cert"])
+    issued.private_key_pem.write_to_path(tls["tls_key"])
+    options = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "registry": site.registry,
+        "firmware": site.firmware,
+        "logs": site.logs,
+        "workers": 2,
+        **tls,
+    }
+    command = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    with subprocess.Popen(
+        [sys.executable, "-m", "fota_cli", "serve", "--quiet", *command], stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None
+        assert b'"ready"' in server.stdout.readline()
+        server.terminate()
+
+    assert 0 == server.returncode
+    assert 1 == site.log().count("has expired")
 
 
 @pytest.mark.parametrize(

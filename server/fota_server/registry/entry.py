@@ -66,6 +66,10 @@ class Registry(Protocol):
     def problems(self) -> tuple[Problem, ...]:
         """What is known to be wrong with it at this moment; the devices of these lines are unknown. Quick."""
 
+    @property
+    def readings(self) -> int:
+        """How often what it says was put in force: it grows when a file was changed or replaced, and has been read."""
+
     def audit(self) -> tuple[Problem, ...]:
         """All that is wrong with it: every entry is looked at. May be slow."""
 
@@ -113,6 +117,12 @@ def check_is_file(path: Path) -> None:
         return  # whoever opens it has words for that
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise RegistryError(f"registry {path}: a pipe or a device, expected a file")
+
+
+def reason_of(error: Exception, name: str) -> str:
+    """What went wrong, for whoever says himself that it is about the registry called `name`."""
+    reason = isinstance(error, OSError) and error.strerror
+    return reason or str(error).removeprefix(f"registry {name}: ")
 
 
 def check_known(name: str, mcuids: Collection[str], known: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""One change at a time: a lock on the folder that registries lie in, for the processes of this program."""
+"""One change at a time: a lock on the folder that a registry lies in, for the processes of this program."""
 
 import contextlib
 import os
@@ -16,11 +16,13 @@ _POLL: Final = 0.02
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keep other processes from changing registries of `folder` meanwhile, where that can be said.
+def one_at_a_time(registry: Path, timeout_s: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Keep other processes from changing registries of its folder meanwhile, where that can be said.
 
-    Raises `RegistryError` when another one does not come to its end, and `OSError` when there is no such folder.
+    The folder is that of the file which a link leads to. Raises `RegistryError` when another one does not come to its
+    end, and `OSError` when there is no such folder.
     """
+    folder = os.path.dirname(os.path.realpath(registry))
     try:
         import fcntl
     except ImportError:
@@ -28,14 +30,14 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        limit = time.monotonic() + LOCK_TIMEOUT
+        limit = time.monotonic() + timeout_s
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > limit:
-                    raise RegistryError(f"{folder}: locked by another process for {LOCK_TIMEOUT:g} s") from None
+                    raise RegistryError(f"{folder}: locked by another process for {timeout_s:g} s") from None
                 time.sleep(_POLL)
         yield
     finally:

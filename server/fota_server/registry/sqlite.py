@@ -3,7 +3,7 @@
 A file that is put in its place (a back-up, what a configuration tool writes) is opened beside the look-ups once it is
 whole; until then the file that was opened before stays in force. SQLite itself would not survive that: what is left of
 the old file in `-wal` and `-shm` belongs to these names and would be taken for the new one's, so it is written back and
-taken away first.
+taken away first: before the new file is opened, or when the registry is closed.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +20,7 @@ from fota_protocol.server import Handshake
 from fota_protocol.status import Status
 
 from ..errors import KnownDeviceError, RegistryError, TemporaryError, UnservableError
-from .entry import Problem, RegistryEntry, check_known
+from .entry import Problem, RegistryEntry, check_known, reason_of
 from .folder_lock import one_at_a_time
 
 SQLITE_MAGIC: Final = b"SQLite format 3\x00"
@@ -31,6 +31,9 @@ BUSY_TIMEOUT: Final = 0.25
 
 FOLLOW_INTERVAL: Final = 1.0
 """Seconds until a file that stands in the registry's place, and could not be read, is tried again."""
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that closing waits for an opening in flight, and as long for another process's change."""
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS devices (
@@ -47,6 +50,11 @@ _COLUMNS: Final = "mcuid, filename, version, part, handshake, pack, once"
 
 _LOG: Final = "-wal"
 _SHARED: Final = "-shm"
+
+_MOVED: Final = "moved while it was looked at"
+
+_STEPS: Final = 10_000
+"""Steps of SQLite's machine, a millisecond's at most, after which a check looks whether it is still wanted."""
 
 _ALONE: Final = "mode=ro&immutable=1"
 """How a file is opened without a look at, or a lock on, anything beside it."""
@@ -83,6 +91,8 @@ class SqliteRegistry:
                 _make_room(path)
             self._database, self._files = _open(path, busy_timeout_s)
         self._trouble: tuple[Problem, ...] = ()
+        self._readings = 1
+        self._closed = False
         self._opening: _Opening | None = None
         self._try_again_at = 0.0
         """Seconds on the system's monotonic clock."""
@@ -97,6 +107,11 @@ class SqliteRegistry:
         """Why the file that stands there now is not in force. A bad row is reported when its device comes."""
         self._follow()
         return self._trouble
+
+    @property
+    def readings(self) -> int:
+        """How often a file was opened."""
+        return self._readings
 
     def audit(self) -> tuple[Problem, ...]:
         """Malformed rows; raises `RegistryError` when the file cannot be read."""
@@ -156,7 +171,20 @@ class SqliteRegistry:
         return {mcuid: None for mcuid in mcuids if database.execute(query, (mcuid, mcuid.lower())).fetchone()}
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; where another one stands in its place, leave nothing that SQLite would take for that one's.
+
+        Takes up to twice `CLOSE_TIMEOUT` when another process holds the folder.
+        """
+        self._closed = True
+        if self._opening is not None:
+            wait([self._opening], CLOSE_TIMEOUT)
+        if self._is_followed and _file(self._path) != self._files.main:
+            with contextlib.ExitStack() as stack, contextlib.suppress(OSError, RegistryError):
+                with contextlib.suppress(OSError, RegistryError):  # who does not get the lock must do it all the same
+                    stack.enter_context(one_at_a_time(self._path, CLOSE_TIMEOUT))
+                there = _file(self._path)
+                if there != self._files.main:
+                    _take_leftovers_away(self._path, self._database, self._files, there)
         self._database.close()
         if self._opening is not None:
             self._opening.add_done_callback(_close_what_was_opened)
@@ -166,24 +194,42 @@ class SqliteRegistry:
         if not self._is_followed:
             return
         if self._opening is None:
-            there = _file(self._path)
-            if there == self._files.main:
+            there = _files(self._path)
+            if there == self._files:
                 self._trouble = ()
-            elif there is None:
+            elif there.main is None:
                 self._trouble = (Problem(0, "is not there any more; the one that was opened is in force"),)
+            elif there.main == self._files.main:
+                self._open_again()
             elif time.monotonic() >= self._try_again_at:
                 self._open_beside()
         elif self._opening.done():
             opening, self._opening = self._opening, None
             try:
-                database, self._files = opening.result()
+                database, files = opening.result()
             except (OSError, sqlite3.Error, RegistryError) as error:
                 self._try_again_at = time.monotonic() + FOLLOW_INTERVAL
-                message = f"another file stands in its place ({error}); the one that was opened is in force"
+                reason = reason_of(error, self.name)
+                message = f"another file stands in its place ({reason}); the one that was opened is in force"
                 self._trouble = (Problem(0, message),)
             else:
                 self._database.close()
-                self._database, self._trouble = database, ()
+                self._put_in_force(database, files)
+
+    def _put_in_force(self, database: sqlite3.Connection, files: _Files) -> None:
+        self._database, self._files, self._trouble = database, files, ()
+        self._readings += 1
+
+    def _open_again(self) -> None:
+        """It was away for a moment, in which somebody took its `-wal` and `-shm` away: others write to new ones.
+
+        It has to be closed first: SQLite keeps what belongs to `-shm` once in a process for each file.
+        """
+        self._database.close()
+        try:
+            self._put_in_force(*_open(self._path, BUSY_TIMEOUT, expected=self._files.main))
+        except RegistryError as error:
+            self._trouble = (Problem(0, f"cannot be opened again ({reason_of(error, self.name)})"),)
 
     def _open_beside(self) -> None:
         """Open in a thread what stands at the path; the look-up that comes after its end has it."""
@@ -193,10 +239,15 @@ class SqliteRegistry:
 
         def work() -> None:
             try:
-                with one_at_a_time(self._path.absolute().parent):
-                    _check_whole(self._path, old_files)
-                    _take_leftovers_away(self._path, old, old_files)
-                    opening.set_result(_open(self._path, BUSY_TIMEOUT))
+                with one_at_a_time(self._path):
+                    there = _file(self._path)
+                    if there in (None, old_files.main):
+                        raise RegistryError(f"registry {self._path}: {_MOVED}")
+                    _check_whole(self._path, old_files, lambda: self._closed)
+                    if self._closed:  # what is left of the old one is no longer ours to know
+                        raise RegistryError(f"registry {self._path}: closed")
+                    _take_leftovers_away(self._path, old, old_files, there)
+                    opening.set_result(_open(self._path, BUSY_TIMEOUT, expected=there))
             except BaseException as error:
                 opening.set_exception(error)
 
@@ -244,22 +295,34 @@ def _open_read_only(path: Path, modes: tuple[str, ...] = ("mode=ro", _ALONE)) ->
     raise RegistryError(f"registry {path}: {trouble}, expected an SQLite registry") from trouble
 
 
-def _open(path: Path, busy_timeout_s: float) -> tuple[sqlite3.Connection, _Files]:
-    """The file with its table; raises `RegistryError`."""
+def _open(path: Path, busy_timeout_s: float, *, expected: _File = None) -> tuple[sqlite3.Connection, _Files]:
+    """The file with its table, which is `expected` or, without, made where there is none; raises `RegistryError`."""
     before = _file(path)  # first: what is put in its place from here on is seen the next time
+    mode = "rwc" if expected is None else "rw"
     try:
-        database = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+        database = sqlite3.connect(
+            f"{path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            timeout=busy_timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
     except sqlite3.Error as error:
         raise RegistryError(f"registry {path}: {error}, expected an SQLite file or a folder to make it in") from error
     try:
+        if expected is not None:
+            _check_stands(path, expected)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute(_SCHEMA)
         database.execute(f"SELECT {_COLUMNS} FROM devices LIMIT 0")
     except sqlite3.Error as error:
         database.close()
         raise RegistryError(f"registry {path}: {error}, expected an SQLite registry") from error
+    except RegistryError:
+        database.close()
+        raise
     files = _files(path)
-    return database, files._replace(main=before or files.main)
+    return database, files._replace(main=expected or before or files.main)
 
 
 def _close_what_was_opened(opening: _Opening) -> None:
@@ -270,48 +333,57 @@ def _close_what_was_opened(opening: _Opening) -> None:
 def _make_room(path: Path) -> None:
     """Where there is no file, begin one without what is left of a deleted one; raises `OSError`."""
     if _file(path) is None:
-        with one_at_a_time(path.absolute().parent):
+        with one_at_a_time(path):
             if _file(path) is None:
                 for suffix in (_LOG, _SHARED):
-                    _beside(path, suffix).unlink(missing_ok=True)
+                    Path(os.path.realpath(path) + suffix).unlink(missing_ok=True)
                 path.touch(0o644)
 
 
-def _check_whole(path: Path, old: _Files) -> None:
-    """Raise `RegistryError` or `sqlite3.Error` unless `path` is a registry from its first to its last page."""
+def _check_whole(path: Path, old: _Files, is_unwanted: Callable[[], bool]) -> None:
+    """Raise `RegistryError` or `sqlite3.Error` unless `path` is a registry from its first to its last page.
+
+    `is_unwanted` ends that early.
+    """
     files = _files(path)
     is_clean = not {files.log, files.shared} & ({old.log, old.shared} - {None})
     with contextlib.closing(_open_read_only(path, ("mode=ro", _ALONE) if is_clean else (_ALONE,))) as database:
+        database.set_progress_handler(is_unwanted, _STEPS)
         found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise RegistryError(f"registry {path}: {found}")
 
 
-def _take_leftovers_away(path: Path, old: sqlite3.Connection, files: _Files) -> None:
-    """Part the names at `path` from the database that stood there; who has it open keeps it, whole."""
+def _take_leftovers_away(path: Path, old: sqlite3.Connection, files: _Files, there: _File) -> None:
+    """Part the names at `path` from the database that stood there; who has it open keeps it, whole.
+
+    Raises `RegistryError` when `there` is not what stands there now: those names may be in use again.
+    """
     with contextlib.suppress(sqlite3.Error):
         old.execute("PRAGMA wal_checkpoint(PASSIVE)")  # it may live on under another name
+    _check_stands(path, there)
     for suffix, file in ((_LOG, files.log), (_SHARED, files.shared)):
-        if file is not None and _file(other := _beside(path, suffix)) == file:
-            other.unlink()
+        if file is not None and _file(other := os.path.realpath(path) + suffix) == file:
+            os.unlink(other)
+
+
+def _check_stands(path: Path, file: _File) -> None:
+    if _file(path) != file:
+        raise RegistryError(f"registry {path}: {_MOVED}")
 
 
 def _files(path: Path) -> _Files:
-    return _Files(_file(path), _file(_beside(path, _LOG)), _file(_beside(path, _SHARED)))
+    """SQLite's own files stand beside the file that a link leads to."""
+    real = os.path.realpath(path)
+    return _Files(_file(real), _file(real + _LOG), _file(real + _SHARED))
 
 
-def _file(path: Path) -> _File:
+def _file(path: str | Path) -> _File:
     try:
         status = os.stat(path)
     except OSError:
         return None
     return status.st_dev, status.st_ino
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    """SQLite's own files stand beside the file that a link leads to."""
-    path = Path(os.path.realpath(path))
-    return path.with_name(path.name + suffix)
 
 
 def _entry(row: tuple[Any, ...]) -> RegistryEntry:

@@ -1,9 +1,9 @@
 """A registry in a text file, which anybody may edit while the server runs.
 
 The file is read again when it changes, a large one beside the loop. While it cannot be read, or is being written, what
-was read last stays in force. A file that was put in place whole, by renaming, counts at once. One that is written in
-place may be seen at any moment of that, so what might be half of it (it ends within a line, or takes devices away) has
-to be still for a while first.
+was read last stays in force. A file that was put in place whole, by renaming, counts at once. One that was written last
+may be seen at any moment of that, so what might be half of it (it ends within a line, or takes devices away) has to be
+still for a while first. Only the time of the renaming tells: a file that is deleted and written again is a new one too.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, TypeVar
 from fota_protocol.identity import McuidFormat
 
 from ..errors import RegistryError
-from .entry import Problem, RegistryEntry, check_is_file, check_known
+from .entry import Problem, RegistryEntry, check_is_file, check_known, reason_of
 from .folder_lock import one_at_a_time
 from .lines import Content, put_lines, read_lines, remove_lines
 from .sqlite import SQLITE_MAGIC
@@ -32,10 +32,19 @@ INLINE_SIZE: Final = 65_536
 SETTLE: Final = 1.0
 """Seconds that a file which may be half written has to be still before it counts as meant."""
 
+SETTLE_LIMIT: Final = 10.0
+"""Seconds after which what looks half written counts all the same, where somebody writes all the time."""
+
+RETRY_INTERVAL: Final = 1.0
+"""Seconds until a file that could not be read is tried again without having changed."""
+
 ATTEMPTS: Final = 10
 """Times that a change is begun when somebody else changes the file meanwhile."""
 
 _T = TypeVar("_T")
+
+_TICK_NS: Final = 20_000_000
+"""Nanoseconds by which files' clocks are behind at most: two times that are further apart differ."""
 
 _BREATH_S: Final = 0.001
 """Seconds that a reader beside the loop rests after every millisecond of work: it must not keep the interpreter."""
@@ -64,6 +73,20 @@ class _Reading(NamedTuple):
     """Whether it might be half of what is being written."""
 
 
+class _Half(NamedTuple):
+    """What may be half written, in seconds on the system's monotonic clock."""
+
+    stamp: _Stamp
+    seen_at: float
+    began_at: float
+    """When the first of several that followed one another was seen."""
+
+    def is_meant(self) -> bool:
+        """Whether it has been still for long enough, or nobody lets it be."""
+        now = time.monotonic()
+        return now - self.seen_at >= SETTLE or now - self.began_at >= SETTLE_LIMIT
+
+
 class TextRegistry:
     """A registry in a text file; raises `RegistryError` when it cannot be read at first.
 
@@ -77,8 +100,10 @@ class TextRegistry:
         self._content = Content({}, (), is_whole=True)
         self._stamp: _Stamp | None = None
         self._trouble: Problem | None = None
-        self._half: tuple[_Stamp, float] | None = None
-        """What may be half written, and when it was first seen, on the system's monotonic clock."""
+        self._half: _Half | None = None
+        self._refused: tuple[_Stamp | None, float] = None, 0.0
+        """What could not be read, and until when it is not tried again, on the system's monotonic clock."""
+        self._readings = 1
         self._reading: Future[_Reading] | None = None
         self._closed = False
         if may_be_missing:
@@ -99,6 +124,11 @@ class TextRegistry:
         self._refresh()
         problems = self._content.problems
         return problems if self._trouble is None else (self._trouble, *problems)
+
+    @property
+    def readings(self) -> int:
+        """How often what the file says was put in force."""
+        return self._readings
 
     def audit(self) -> tuple[Problem, ...]:
         """The same: all lines have been looked at."""
@@ -144,6 +174,8 @@ class TextRegistry:
         try:
             self._take_what_was_read()
             stamp = _stamp(self._path)
+            if stamp == self._refused[0] and time.monotonic() < self._refused[1]:
+                return
             if stamp != self._stamp and self._reading is None and not self._is_half(stamp):
                 if stamp.size > INLINE_SIZE and self._stamp is not None:
                     self._read_beside()
@@ -152,32 +184,38 @@ class TextRegistry:
             if self._reading is None:
                 self._trouble = None
         except (OSError, RegistryError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = reason_of(error, self.name)
             self._trouble = Problem(0, f"cannot be read again ({reason}); what was read last is in force")
+            with contextlib.suppress(OSError):
+                self._refused = _stamp(self._path), time.monotonic() + RETRY_INTERVAL
 
     def _accept(self, reading: _Reading) -> None:
-        """Put it in force, unless it may be half of what is being written, and has not been still for long."""
-        now = time.monotonic()
-        if self._half is None or self._half[0] != reading.stamp:
-            self._half = reading.stamp, now
-        if not reading.may_be_half or now - self._half[1] >= SETTLE:
+        """Put it in force, unless it may be half of what is being written."""
+        half, now = self._half, time.monotonic()
+        if half is None or half.stamp != reading.stamp:
+            half = _Half(reading.stamp, now, now if half is None else half.began_at)
+        if reading.may_be_half and not half.is_meant():
+            self._half = half
+        else:
             self._stamp, self._content, self._half = reading.stamp, reading.content, None
+            self._readings += 1
 
     def _is_half(self, stamp: _Stamp) -> bool:
         """Whether the file was seen a moment ago, may be half written, and is the same: it need not be read again."""
-        return self._half is not None and self._half[0] == stamp and time.monotonic() - self._half[1] < SETTLE
+        return self._half is not None and self._half.stamp == stamp and not self._half.is_meant()
 
     def _read(self, breathe: Callable[[], object] | None = None) -> _Reading:
         stamp = _stamp(self._path)  # first: what changes from here on is seen the next time
         check_is_file(self._path)
         self._check_size(stamp.size)
-        text = self._path.read_bytes()
-        if text.startswith(SQLITE_MAGIC):
-            raise RegistryError("an SQLite file, expected a text; a server that is started again takes it")
+        with self._path.open("rb") as file:
+            text = file.read(len(SQLITE_MAGIC))
+            if text == SQLITE_MAGIC:
+                raise RegistryError("an SQLite file, expected a text; a server that is started again takes it")
+            text += file.read()
         content = read_lines(text, self._mcuid_format, breathe=breathe)
-        before, known = self._stamp, self._content.entries.keys()
-        is_in_place = before is not None and before.inode == stamp.inode
-        may_be_half = not content.is_whole or (is_in_place and not known <= content.entries.keys())
+        known = self._content.entries.keys()
+        may_be_half = not content.is_whole or not known <= content.entries.keys()
         return _Reading(stamp, content, may_be_half and bool(known) and not stamp.was_put)
 
     def _read_beside(self) -> None:
@@ -211,7 +249,7 @@ class TextRegistry:
         path = Path(os.path.realpath(self._path))  # a link stays one
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            with one_at_a_time(path.parent):
+            with one_at_a_time(path):
                 for _ in range(ATTEMPTS):
                     stamp, text = _stamp_or_none(path), b""
                     if stamp is not None:
@@ -251,6 +289,8 @@ def _write_beside(temporary: Path, content: bytes, like: Path) -> None:
                 os.chown(file.fileno(), status.st_uid, status.st_gid)
         file.write(content)
         file.flush()
+        status = os.fstat(file.fileno())  # written before it is renamed: nobody takes it for half written
+        os.utime(file.fileno(), ns=(status.st_atime_ns, status.st_mtime_ns - _TICK_NS))
         os.fsync(file.fileno())
 
 

@@ -1,5 +1,7 @@
 """What every registry does, whatever it is kept in."""
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -10,6 +12,7 @@ import pytest
 from fota_protocol.server import Handshake
 from fota_server.errors import KnownDeviceError, RegistryError
 from fota_server.registry import Registry, RegistryEntry, SqliteRegistry, TextRegistry, format_line, open_registry
+from fota_server.registry.folder_lock import one_at_a_time
 
 PLAIN = RegistryEntry("0001100023593110965955141", "blink_1.s19", "16")
 FULL = RegistryEntry(
@@ -31,6 +34,7 @@ def line(entry: RegistryEntry) -> str:
 def put_into_text(path: Path, *entries: RegistryEntry) -> None:
     temporary = path.with_suffix(".new")
     temporary.write_text("".join(map(line, entries)))
+    os.utime(temporary, (0, 0))  # files' clocks tick slowly: it is renamed some time after it was written
     temporary.replace(path)
 
 
@@ -151,6 +155,35 @@ def test_a_change_is_seen_without_opening_again(kept: Kept) -> None:
     put(changed, FULL)
 
     assert changed == registry.find(PLAIN.mcuid)
+
+
+def test_readings_count_what_another_program_replaced(kept: Kept) -> None:
+    """Whoever wants to know whether a new file is in force sees the number grow."""
+    registry, _ = kept
+    before, path = registry.readings, Path(registry.name)
+    new = path.with_name("new" + path.suffix)
+    (put_into_text if isinstance(registry, TextRegistry) else put_into_sqlite)(new, FULL)
+    new.replace(path)
+    limit = time.monotonic() + 30
+    while registry.find(PLAIN.mcuid) is not None:
+        assert before == registry.readings
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+    assert before + 1 == registry.readings
+
+
+def test_a_registry_behind_a_link_is_locked_where_it_lies(tmp_path: Path) -> None:
+    """Two programs that name one file by different ways do not change it at once."""
+    (tmp_path / "etc").mkdir()
+    link = tmp_path / "etc" / "devices.sqlite"
+    link.symlink_to(tmp_path / "devices.sqlite")
+    with (
+        one_at_a_time(tmp_path / "devices.sqlite"),
+        pytest.raises(RegistryError, match="locked by another process"),
+        one_at_a_time(link, 0.0),
+    ):
+        pytest.fail("not locked")
 
 
 def test_a_registry_may_be_written_to_while_a_list_is_read(kept: Kept) -> None:

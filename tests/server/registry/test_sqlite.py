@@ -5,10 +5,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from fota_protocol.status import Status
 from fota_server.errors import RegistryError, UnservableError
 from fota_server.registry import RegistryEntry, SqliteRegistry
 from fota_server.registry import sqlite as sqlite_module
+from fota_server.registry.folder_lock import one_at_a_time
 
 FIRST = RegistryEntry("0001100023593110965955141", "blink_1.s19", "16")
 MCUID = "0011000235931109659550002"
@@ -141,6 +143,132 @@ def test_a_file_deleted_and_made_again_is_followed(path: Path, registry: SqliteR
     assert FIRST == found
     assert "is not there any more; the one that was opened is in force" == problem.message
     assert () == registry.problems
+
+
+WRITE = """
+    import sqlite3, sys
+    database = sqlite3.connect(sys.argv[1], isolation_level=None)
+    for statement in sys.stdin:
+        database.execute(statement)
+        print("done", flush=True)
+"""
+
+
+@pytest.fixture
+def write_elsewhere(path: Path) -> Iterator[Callable[[str], None]]:
+    """The same as `write`, in a process that stays: within one, SQLite shares what it knows of a file."""
+    command = [sys.executable, "-c", textwrap.dedent(WRITE), str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+
+        def execute(statement: str) -> None:
+            stdin.write(statement + "\n")
+            stdin.flush()
+            assert "done\n" == stdout.readline()
+
+        yield execute
+        stdin.close()
+
+
+LATER = replace(FIRST, filename="later.s19")
+MAKE_LATER = "UPDATE devices SET filename = 'later.s19'"
+
+
+@pytest.mark.parametrize("is_opening", [False, True], ids=["unseen", "being opened"])
+def test_closing_leaves_nothing_that_spoils_a_file_put_in_its_place(path: Path, is_opening: bool) -> None:
+    """A back-up that comes back in the second in which the server stops is what was backed up, whole."""
+    rows = [RegistryEntry(f"{number:025d}", "old.s19", "16") for number in range(300)]
+    with closing(SqliteRegistry(path)) as registry:
+        registry.put(rows)
+    with closing(SqliteRegistry(path)) as registry:
+        write(path, "VACUUM INTO ?", str(path.with_name("backup.sqlite")))
+        path.with_name("kept.sqlite").hardlink_to(path)
+        write(path, "UPDATE devices SET filename = 'wrong.s19' WHERE filename = 'old.s19'")
+        path.with_name("backup.sqlite").replace(path)
+        if is_opening:
+            registry.find(FIRST.mcuid)
+
+    with closing(SqliteRegistry(path)) as restarted:
+        assert {FIRST, *rows} == set(restarted)
+    with closing(SqliteRegistry(path.with_name("kept.sqlite"))) as kept:
+        assert "wrong.s19" == next(iter(kept)).filename
+
+
+def test_closing_waits_for_nobody_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process that holds the folder, and an opening that waits for it, keep nothing from being cleaned up."""
+    monkeypatch.setattr(sqlite_module, "CLOSE_TIMEOUT", 0.05)
+    registry = SqliteRegistry(path)
+    registry.put([FIRST])
+    put_in_place(path, NEW)
+    with one_at_a_time(path):
+        registry.find(FIRST.mcuid)
+        registry.close()
+
+        assert [path] == list(path.parent.iterdir())
+
+
+def test_a_file_that_is_back_while_another_was_looked_at_is_still_the_one_in_force(
+    path: Path, registry: SqliteRegistry, monkeypatch: pytest.MonkeyPatch, write_elsewhere: Callable[[str], None]
+) -> None:
+    """What was opened goes on with what others write, whenever they change their mind."""
+    monkeypatch.setattr(sqlite_module, "FOLLOW_INTERVAL", 0.05)
+    path.with_name("kept.sqlite").hardlink_to(path)
+    put_in_place(path, NEW)
+    with one_at_a_time(path):  # so that the opening cannot go on
+        assert FIRST == registry.find(FIRST.mcuid)
+        path.with_name("kept.sqlite").replace(path)
+    while (opening := registry._opening) is not None:
+        opening.exception(30)
+        registry.find(FIRST.mcuid)
+    write_elsewhere(MAKE_LATER)
+
+    assert LATER == registry.find(FIRST.mcuid)
+    assert () == registry.problems
+
+
+def test_a_file_that_lost_what_lies_beside_it_is_opened_again(
+    path: Path, registry: SqliteRegistry, write_elsewhere: Callable[[str], None]
+) -> None:
+    """Another worker followed a file that stood there for a moment, and parted this one from its names."""
+    path.rename(path.with_name("kept.sqlite"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+    path.with_name("kept.sqlite").rename(path)
+    write_elsewhere(MAKE_LATER)
+    later = registry.find(FIRST.mcuid)
+    write_elsewhere("UPDATE devices SET version = '44'")
+
+    assert LATER == later
+    assert replace(LATER, version="44") == registry.find(FIRST.mcuid)
+    assert () == registry.problems
+
+
+@pytest.mark.parametrize("content", [None, b""], ids=["deleted", "another"])
+def test_what_was_not_checked_is_neither_made_nor_changed(
+    path: Path, registry: SqliteRegistry, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    """A file that goes away between its check and its opening does not become an empty registry."""
+    take_away = sqlite_module._take_leftovers_away
+
+    def and_then(*args: Any) -> None:
+        take_away(*args)
+        if content is None:
+            path.unlink()
+        else:
+            path.with_name("another").write_bytes(content)
+            path.with_name("another").replace(path)
+
+    monkeypatch.setattr(sqlite_module, "_take_leftovers_away", and_then)
+    put_in_place(path, NEW)
+    limit = time.monotonic() + 30
+    while not registry.problems:
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+    assert FIRST == registry.find(FIRST.mcuid)
+    assert content == (path.read_bytes() if path.exists() else None)
 
 
 def test_several_look_ups_follow_one_file(path: Path, registry: SqliteRegistry) -> None:

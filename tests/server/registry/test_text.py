@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,17 @@ def registry(folder: Path, content: bytes | str, mcuid_format: McuidFormat | Non
 
 
 def rename_over(path: Path, content: str) -> None:
-    """Put a file in place in one step, as careful programs do."""
-    path.with_suffix(".new").write_text(content)
-    path.with_suffix(".new").replace(path)
+    """Put a file in place in one step, as careful programs do, a moment after it was written."""
+    new = path.with_suffix(".new")
+    new.write_text(content)
+    os.utime(new, ns=(0, new.stat().st_mtime_ns - 1_000_000_000))  # files' clocks tick slowly
+    new.replace(path)
+
+
+def write_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that may be half written is ever still for long enough, however slow the machine is."""
+    monkeypatch.setattr(text_module, "SETTLE", 3600.0)
+    monkeypatch.setattr(text_module, "SETTLE_LIMIT", 3600.0)
 
 
 def test_the_reference_servers_line_is_understood(tmp_path: Path) -> None:
@@ -194,12 +203,14 @@ def test_a_large_file_is_read_beside_whoever_looks_up(tmp_path: Path, monkeypatc
 def test_closing_ends_a_reader_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a large file at the end, and no thread stays."""
     monkeypatch.setattr(text_module, "INLINE_SIZE", 100)
+    monkeypatch.setattr(text_module, "_BREATH_S", 1.0)  # minutes for the whole
     devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
     (tmp_path / "devices2update.txt").write_text("".join(f"{n:025d},a.s19,16\n" for n in range(50_000)))
+    before = set(threading.enumerate())
     devices.find(FIRST)
+    (reader,) = set(threading.enumerate()) - before
     devices.close()
-    (reader,) = (thread for thread in threading.enumerate() if thread.name == "fota-registry")
-    reader.join(10)
+    reader.join(30)
 
     assert not reader.is_alive()
 
@@ -220,6 +231,7 @@ def test_a_file_that_is_being_written_is_not_in_force_yet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: str
 ) -> None:
     """An editor that writes in place costs no device its place or a digit; what stays so for a while is meant."""
+    write_slowly(monkeypatch)
     devices = registry(tmp_path, f"{SECOND},a.s19,1A,part=MK60DN512\n")
     known = devices.find(SECOND)
     (tmp_path / "devices2update.txt").write_text(half)
@@ -232,8 +244,15 @@ def test_a_file_that_is_being_written_is_not_in_force_yet(
     assert known != settled
 
 
-def test_every_moment_of_writing_in_place_is_as_before_or_as_after(tmp_path: Path) -> None:
-    """Wherever the writer is interrupted, a device has its old entry or its new one, and nothing between them."""
+@pytest.mark.parametrize("is_new", [False, True], ids=["in place", "anew"])
+def test_every_moment_of_writing_is_as_before_or_as_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    """Wherever the writer is interrupted, a device has its old entry or its new one, and nothing between them.
+
+    Editors rename the old file away, scripts delete it: a new one is then written as any other.
+    """
+    write_slowly(monkeypatch)
     before = f"{FIRST},a.s19,1A\n{SECOND},b.s19,2B,once\n"
     after = f"{SECOND},new.s19,3C,once\n{FIRST},new.s19,4D,pack\n{THIRD},c.s19,5E\n"
     old, new = ({entry.mcuid: entry for entry in registry(tmp_path, text)} for text in (before, after))
@@ -241,6 +260,9 @@ def test_every_moment_of_writing_in_place_is_as_before_or_as_after(tmp_path: Pat
         path = tmp_path / f"{cut}.txt"
         path.write_text(before)
         devices = TextRegistry(path)
+        if is_new:
+            path.rename(tmp_path / "kept")
+            assert old.get(FIRST) == devices.find(FIRST)
         with path.open("w") as file:
             file.write(after[:cut])
         for mcuid in (FIRST, SECOND, THIRD):
@@ -275,11 +297,49 @@ def test_a_time_in_the_future_puts_nothing_off(tmp_path: Path, monkeypatch: pyte
     path.write_text(f"{FIRST},a.s19,16\nbad")
     os.utime(path, (time.time() + 3600,) * 2)
     at_first = devices.find(SECOND)
-    monkeypatch.setattr(text_module, "SETTLE", 0.05)
-    time.sleep(0.1)
+    monkeypatch.setattr(text_module, "SETTLE", 0.0)
 
     assert at_first is not None
     assert devices.find(SECOND) is None
+
+
+def test_somebody_who_writes_all_the_time_puts_nothing_off_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What looks half written waits from its beginning, also when it never rests."""
+    write_slowly(monkeypatch)
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n{SECOND},a.s19,16\n")
+    path = tmp_path / "devices2update.txt"
+    path.write_text(f"{FIRST},a.s19,16\n")
+    at_first = devices.find(SECOND)
+    with path.open("a") as file:
+        file.write(f"{THIRD},c.s19,3\n")
+    later = devices.find(SECOND)
+    with path.open("a") as file:
+        file.write("# more\n")
+    monkeypatch.setattr(text_module, "SETTLE_LIMIT", 0.0)
+
+    assert at_first is not None
+    assert at_first == later
+    assert devices.find(SECOND) is None
+    assert devices.find(THIRD) is not None
+
+
+@pytest.mark.parametrize("change", ["put", "remove"])
+def test_what_a_program_of_ours_changes_counts_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Its file is never taken for half written, not even where the last of it was written in the same tick."""
+    write_slowly(monkeypatch)
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n{SECOND},a.s19,16")
+    other = TextRegistry(tmp_path / "devices2update.txt")
+    if change == "remove":
+        other.remove([FIRST])
+    else:
+        other.put([RegistryEntry(SECOND, "b.s19", "17")])
+
+    assert set(other) == set(devices)
+    assert (change == "put") == (devices.find(FIRST) is not None)
 
 
 def test_writing_keeps_what_it_is_not_about(tmp_path: Path) -> None:
@@ -385,6 +445,43 @@ def test_trouble_with_a_large_file_is_told_once(tmp_path: Path, monkeypatch: pyt
 
     assert 1 == len(later)
     assert "1001 bytes, expected at most 1000" in later.pop()[0].message
+
+
+def test_a_file_that_was_refused_is_tried_again_after_a_while_or_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then it is not read, which might be long, and its trouble stays; a good one counts at once."""
+    monkeypatch.setattr(text_module, "RETRY_INTERVAL", 3600.0)
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    path = tmp_path / "devices2update.txt"
+    SqliteRegistry(tmp_path / "new").close()
+    (tmp_path / "new").replace(path)
+    readings = 0
+    read = TextRegistry._read
+
+    def count(*args: Any) -> Any:
+        nonlocal readings
+        readings += 1
+        return read(*args)
+
+    monkeypatch.setattr(TextRegistry, "_read", count)
+    problems, at_first = {devices.problems for _ in range(10)}, readings
+    rename_over(path, f"{SECOND},a.s19,16\n")
+
+    assert 1 == len(problems)
+    assert 1 == at_first
+    assert devices.find(SECOND) is not None
+    assert () == devices.problems
+
+
+def test_trouble_is_told_without_the_registrys_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever logs it says the name himself."""
+    devices = registry(tmp_path, f"{FIRST},a.s19,16\n")
+    monkeypatch.setattr(text_module, "MAX_SIZE", 64)
+    rename_over(tmp_path / "devices2update.txt", "#" * 65)
+
+    expected = "cannot be read again (65 bytes, expected at most 64); what was read last is in force"
+    assert (Problem(0, expected),) == devices.problems
 
 
 @pytest.mark.parametrize("name", ["a,b.s19", "a#b.s19", "a\nb.s19", " a.s19", "a.s19\t", "a\udc80.s19"])
