@@ -208,7 +208,8 @@ def _text(found: Mapping[str, Any]) -> str:
         f"  seal       {found['seal']}",
         f"  records    {found['records']:,}, the longest has {found['longest_record']} characters",
         f"  update     {_duration(found['update_s'])} at a round trip of {found['round_trip_s']:g} s; "
-        f"packed into {found['packed_records']:,} records {_duration(found['packed_update_s'])}",
+        f"packed into {found['packed_records']:,} record{'s' * (found['packed_records'] != 1)} "
+        f"{_duration(found['packed_update_s'])}",
     ]
     return "\n".join(lines)
 
