@@ -1,6 +1,7 @@
 """What a server would refuse, found before it serves: configuration, registry, and every file that the registry names.
 
-It looks through the same registry and the same store as the server, and writes nothing.
+It looks through the same registry and the same store as the server, and writes nothing; SQLite leaves its `-wal`
+and `-shm` beside a registry that nobody else has open.
 """
 
 import dataclasses

@@ -10,7 +10,7 @@ import pytest
 
 from fota_cli.files import write_file
 
-pytestmark = pytest.mark.skipif(not Path("/dev/fd").exists(), reason="open files have no names there")
+pytestmark = pytest.mark.skipif(not Path("/dev/fd").exists(), reason="no /dev/fd: open files have no names")
 
 LINE: Final = "0001000000000000000000000,a.s19,01\n"
 
@@ -72,7 +72,7 @@ def test_pipe_is_written_into(tmp_path: Path) -> None:
 def test_descriptor_of_another_process_is_appended_to(tmp_path: Path) -> None:
     """Its file is not replaced under its hands."""
     if not Path("/proc/self/fd").exists():
-        pytest.skip("no /proc")
+        pytest.skip("no /proc: the open files of other processes have no names")
     shell(
         "exec 3>> out; echo one >&3; $fota registry export /proc/$$/fd/3 --registry devices.txt; echo three >&3",
         tmp_path,
