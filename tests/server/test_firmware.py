@@ -88,6 +88,26 @@ def test_no_path_leads_outside(folder: Path, store: FirmwareStore, tmp_path: Pat
     assert message.endswith("leads outside the firmware folder")
 
 
+def test_a_name_that_was_served_may_lead_outside_later(folder: Path, store: FirmwareStore, tmp_path: Path) -> None:
+    """What a name led to before is nothing that later look-ups rely on."""
+    (folder / "new").mkdir()
+    (folder / "new" / "app.s19").write_bytes(fota_fixtures.read("blink_1.s19"))
+    (folder / "app.s19").symlink_to("new/app.s19")
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "app.s19").write_bytes(fota_fixtures.read("blink_1.s19"))
+    for name in ("app.s19", "new/app.s19"):
+        assert records_of("blink_1.s19") == load(store, entry(name)).frames
+
+    (folder / "app.s19").unlink()
+    (folder / "app.s19").symlink_to(tmp_path / "secret.s19")
+    (folder / "new").rename(folder / "old")
+    (folder / "new").symlink_to(tmp_path / "outside")
+
+    for name in ("app.s19", "new/app.s19"):
+        _, message = refusal(store, entry(name))
+        assert message.endswith("leads outside the firmware folder")
+
+
 @pytest.mark.parametrize(
     ("name", "status", "message"),
     [

@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fota_transport.simulated import SimulatedLoop
-from fota_transport.sweeper import Sweeper
+from fota_transport.sweeper import INTERVAL_OF_A_MEMBER, Sweeper
 
 _T = TypeVar("_T")
 
@@ -44,6 +44,26 @@ def test_a_deadline_is_met_within_one_interval() -> None:
         return [member.called for member in members]
 
     assert run(main()) == [[1.0], [1.0], [1.5], [], []]
+
+
+def test_thousands_are_looked_at_less_often() -> None:
+    """The interval grows with the number of members, so that looking at them leaves time for what they do."""
+
+    async def main() -> list[float]:
+        sweeper = Sweeper(asyncio.get_running_loop(), 0.5)
+        one, *others = members = [Member(0.7), *(Member(None) for _ in range(29_999))]
+        for member in members:
+            sweeper.add(member)
+        await asyncio.sleep(4.0)
+        for member in others:
+            sweeper.discard(member)
+        one.deadline = 9.9
+        await asyncio.sleep(10.0)
+        sweeper.stop()
+        return one.called
+
+    # The first sweep was due before there were so many, and the third while there were.
+    assert run(main()) == [0.5 + 30_000 * INTERVAL_OF_A_MEMBER, 10.0]
 
 
 def test_a_moved_deadline_counts_as_it_stands() -> None:

@@ -374,7 +374,7 @@ def _check_stands(path: Path, file: _File) -> None:
 
 def _files(path: Path) -> _Files:
     """SQLite's own files stand beside the file that a link leads to."""
-    real = os.path.realpath(path)
+    real = os.path.realpath(path) if os.path.islink(path) else str(path)  # each look-up asks; most are no links
     return _Files(_file(real), _file(real + _LOG), _file(real + _SHARED))
 
 

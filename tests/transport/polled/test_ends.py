@@ -6,8 +6,7 @@ import socket
 
 import pytest
 
-from fota_transport.face import READ_SIZE
-from fota_transport.polled import Poller
+from fota_transport.polled import FIRST_READ_SIZE, Poller
 
 from .scene import HOST, LONG, LOST, RESET, MakeLoop, Noting, Scene, fill, run
 
@@ -251,7 +250,7 @@ def test_protocols_may_be_exchanged_in_mid_stream(make_loop: MakeLoop) -> None:
     async def play(scene: Scene) -> tuple[list[object], list[object], bool]:
         first = First()
         near = await scene.pair(Noting(), first)
-        near.write(bytes(READ_SIZE) + b"rest")
+        near.write(bytes(FIRST_READ_SIZE) + b"rest")
         await second.until("made", b"rest")
         is_second = first.transport.get_protocol() is second
         near.close()
@@ -260,7 +259,7 @@ def test_protocols_may_be_exchanged_in_mid_stream(make_loop: MakeLoop) -> None:
 
     first, later, is_second = run(make_loop, play)
 
-    assert ["made", bytes(READ_SIZE)] == first
+    assert ["made", bytes(FIRST_READ_SIZE)] == first
     assert ["made", b"rest", "eof", LOST] == later
     assert is_second
 
