@@ -137,7 +137,14 @@ class VirtualMcu:
         return first_difference(self.flash, image, self._bootloader.touched, self._bootloader_sectors)
 
     def report(
-        self, session: DeviceSession, image: FirmwareImage | None, *, started_s: float, duration_s: float
+        self,
+        session: DeviceSession,
+        image: FirmwareImage | None,
+        *,
+        started_s: float,
+        duration_s: float,
+        attempts: int = 1,
+        is_stranger: bool = False,
     ) -> McuReport:
         """How the update of `session` went; with `image`, also whether the flash holds it."""
         outcome = session.outcome or Outcome(Result.FAILED, "never began", Failure.CONNECTION_LOST)
@@ -154,4 +161,6 @@ class VirtualMcu:
             verified=None if image is None else difference is None and outcome.result is Result.UPDATED,
             started_s=started_s,
             duration_s=duration_s,
+            attempts=attempts,
+            is_stranger=is_stranger,
         )

@@ -354,13 +354,18 @@ class _Swarm:
         completed = session.completed_at if session.completed_at is not None else attempt.finished_at
         ended_s = self.now() if completed is None else completed - self.began
         report = device.mcu.report(
-            session, device.plan.image, started_s=device.started_s, duration_s=ended_s - device.started_s
+            session,
+            device.plan.image,
+            started_s=device.started_s,
+            duration_s=ended_s - device.started_s,
+            attempts=device.attempts,
+            is_stranger=device.plan.is_stranger,
         )
         if trouble is not None:
             report = dataclasses.replace(
                 report, reason=reason, detail=trouble, booted=report.booted and reason != BRICKED
             )
-        return dataclasses.replace(report, attempts=device.attempts, is_stranger=device.plan.is_stranger)
+        return report
 
     def _let_go(self, number: int, device: _Device, report: McuReport) -> None:
         """A device is through."""

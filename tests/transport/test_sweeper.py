@@ -5,7 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fota_transport.simulated import SimulatedLoop
-from fota_transport.sweeper import INTERVAL_OF_A_MEMBER, Sweeper
+from fota_transport.sweeper import LOOKS_PER_SECOND, Sweeper
 
 _T = TypeVar("_T")
 
@@ -46,24 +46,46 @@ def test_a_deadline_is_met_within_one_interval() -> None:
     assert run(main()) == [[1.0], [1.0], [1.5], [], []]
 
 
-def test_thousands_are_looked_at_less_often() -> None:
-    """The interval grows with the number of members, so that looking at them leaves time for what they do."""
+def test_thousands_are_looked_at_in_turn() -> None:
+    """A sweep looks at so many that looking leaves time for what they do; the next one goes on behind them."""
+    looks = LOOKS_PER_SECOND // 2
+
+    async def main() -> list[list[float]]:
+        sweeper = Sweeper(asyncio.get_running_loop(), 0.5)
+        members = [Member(0.2) for _ in range(2 * looks + 1)]
+        for member in members:
+            sweeper.add(member)
+        await asyncio.sleep(1.2)
+        sweeper.discard(members[-1])
+        late = Member(1.3)
+        sweeper.add(late)
+        await asyncio.sleep(10.0)
+        sweeper.stop()
+        return [member.called for member in (members[0], members[looks - 1], members[looks], *members[-2:], late)]
+
+    # The third sweep ends the first round; in the second, whoever came last is looked at last.
+    assert run(main()) == [[0.5], [0.5], [1.0], [1.0], [], [3.0]]
+
+
+def test_who_is_left_is_looked_at_once_an_interval_again() -> None:
+    """When thousands have gone, nobody waits for their turns any more."""
 
     async def main() -> list[float]:
         sweeper = Sweeper(asyncio.get_running_loop(), 0.5)
-        one, *others = members = [Member(0.7), *(Member(None) for _ in range(29_999))]
+        members = [Member(None) for _ in range(4 * LOOKS_PER_SECOND)]
         for member in members:
             sweeper.add(member)
-        await asyncio.sleep(4.0)
-        for member in others:
+        await asyncio.sleep(0.7)
+        for member in members:
             sweeper.discard(member)
-        one.deadline = 9.9
+        await asyncio.sleep(0.5)
+        late = Member(1.9)
+        sweeper.add(late)
         await asyncio.sleep(10.0)
         sweeper.stop()
-        return one.called
+        return late.called
 
-    # The first sweep was due before there were so many, and the third while there were.
-    assert run(main()) == [0.5 + 30_000 * INTERVAL_OF_A_MEMBER, 10.0]
+    assert run(main()) == [2.2]
 
 
 def test_a_moved_deadline_counts_as_it_stands() -> None:

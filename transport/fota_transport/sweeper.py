@@ -3,9 +3,10 @@
 A timer for every ack would cost more than the ack.  A session only notes its deadline; the sweeper
 looks at all of them once an interval and calls those whose time has come, so a deadline is met at
 most one interval late.  A look at one of many costs a microsecond or two, since no cache holds them
-all; thousands are looked at less often, so that looking never takes more than some hundredths of the
-time.  The timer runs only while there is something to look at: on a simulated loop an idle sweeper
-lets the run end.
+all, so a sweep looks at no more than some thousands, and at the next ones an interval later: looking
+takes some hundredths of the time at most, and thousands whose time comes together do not end in one
+go.  The timer runs only while there is something to look at: on a simulated loop an idle sweeper lets
+the run end.
 
 A sweep that comes late itself, since the process or the machine was held up, waits for one more
 interval: what peers sent in the meantime lies unread, and is no silence of theirs.
@@ -14,8 +15,8 @@ interval: what peers sent in the meantime lies unread, and is no silence of thei
 import asyncio
 from typing import Final, Protocol
 
-INTERVAL_OF_A_MEMBER: Final = 0.0001
-"""Seconds between two sweeps for each member, where that is more than the interval: 1 s for 10,000."""
+LOOKS_PER_SECOND: Final = 10_000
+"""Most members that are looked at in a second: with twice as many, a deadline may be overrun by two seconds."""
 
 
 class Swept(Protocol):
@@ -35,12 +36,14 @@ class Swept(Protocol):
 class Sweeper:
     """Calls `timeout` on members whose deadline has passed, once every `interval_s` seconds; thousands wait longer."""
 
-    __slots__ = ("_due_s", "_interval_s", "_is_late", "_loop", "_members", "_stopped", "_timer")
+    __slots__ = ("_due_s", "_interval_s", "_is_late", "_loop", "_members", "_rest", "_stopped", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: float) -> None:
         self._loop = loop
         self._interval_s = interval_s
         self._members: dict[Swept, None] = {}  # a set that keeps order, so runs can be repeated
+        self._rest: list[Swept] = []
+        """Whom the next sweeps are to look at, before they begin anew; who left meanwhile may be among them."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._due_s = 0.0
@@ -68,22 +71,22 @@ class Sweeper:
 
     def _arm(self) -> None:
         if not self._stopped:
-            self._due_s = self._loop.time() + self._interval()
+            self._due_s = self._loop.time() + self._interval_s
             self._timer = self._loop.call_at(self._due_s, self._sweep)
-
-    def _interval(self) -> float:
-        return max(self._interval_s, len(self._members) * INTERVAL_OF_A_MEMBER)
 
     def _sweep(self) -> None:
         self._timer = None
         now = self._loop.time()
-        self._is_late = not self._is_late and now - self._due_s > self._interval()
+        self._is_late = not self._is_late and now - self._due_s > self._interval_s
         if self._is_late:
             self._arm()
             return
-        due = [member for member in self._members if (deadline := member.deadline) is not None and deadline <= now]
+        looks = max(1, round(self._interval_s * LOOKS_PER_SECOND))
+        members = self._rest or list(self._members)
+        self._rest = members[looks:]
+        due = [member for member in members[:looks] if (deadline := member.deadline) is not None and deadline <= now]
         for member in due:
-            if member not in self._members:  # an earlier time-out ended this one
+            if member not in self._members:  # it left, or an earlier time-out ended it
                 continue
             try:
                 member.timeout(now)
@@ -92,3 +95,5 @@ class Sweeper:
                 member.abort()
         if self._members:
             self._arm()
+        else:
+            self._rest = []

@@ -172,9 +172,12 @@ class Flash:
             return bytes(self._open[start - self._base : end - self._base]).ljust(end - start, ERASED)
         self.settle()
         size = self.part.sector_size
+        first, last = start // size, (end - 1) // size
+        if first == last:  # a look at a seal or a vector copies no sector
+            sector = self._sectors.get(first)
+            return ERASED * (end - start) if sector is None else sector[start - first * size : end - first * size]
         blank = ERASED * size
-        first = start // size
-        content = b"".join(self._sectors.get(index, blank) for index in range(first, (end + size - 1) // size))
+        content = b"".join([self._sectors.get(index, blank) for index in range(first, last + 1)])
         return content[start - first * size : end - first * size]
 
     def is_erased(self, start: int, end: int) -> bool:
