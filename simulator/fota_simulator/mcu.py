@@ -107,7 +107,7 @@ class VirtualMcu:
             settings=self.settings,
             bootloader_crc=zlib.crc32(b"".join(self._bootloader_sectors.values())),
             sectors=self.flash.contents(),
-            wear=dict(self.flash.erase_counts),
+            wear=self.flash.erase_counts,
         )
 
     @property

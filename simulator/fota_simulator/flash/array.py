@@ -65,6 +65,8 @@ class Flash:
 
     __slots__ = (
         "_base",
+        "_erased",
+        "_erased_again",
         "_open",
         "_pool",
         "_programmed_bytes",
@@ -72,7 +74,6 @@ class Flash:
         "_tail",
         "_tail_end",
         "_unit_rest",
-        "erase_counts",
         "part",
     )
 
@@ -84,8 +85,9 @@ class Flash:
         erase_counts: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self.part = part
-        self.erase_counts: dict[int, int] = dict(erase_counts)
-        """How often each sector was erased, by its index: wear."""
+        # Most sectors are erased once or never, so one bit each says it: an entry of a dict takes a hundred times that.
+        self._erased = sum(1 << index for index, count in erase_counts.items() if count)
+        self._erased_again = {index: count - 1 for index, count in erase_counts.items() if count > 1}
         self._programmed_bytes = 0
         self._pool = pool
         self._unit_rest = part.program_unit - 1  # the bits of an address within a unit
@@ -101,6 +103,17 @@ class Flash:
     def programmed_units(self) -> int:
         """Program units written since it was made."""
         return self._programmed_bytes // self.part.program_unit
+
+    @property
+    def erase_counts(self) -> dict[int, int]:
+        """How often each sector was erased that was, by its index: wear."""
+        return {
+            index: self.erase_count(index) for index in range(self._erased.bit_length()) if self._erased >> index & 1
+        }
+
+    def erase_count(self, index: int) -> int:
+        """How often sector `index` was erased."""
+        return (self._erased >> index & 1) + self._erased_again.get(index, 0)
 
     @property
     def sectors(self) -> tuple[int, ...]:
@@ -129,7 +142,9 @@ class Flash:
         index = address // size
         self.settle()
         self._sectors.pop(index, None)
-        self.erase_counts[index] = self.erase_counts.get(index, 0) + 1
+        if self._erased >> index & 1:
+            self._erased_again[index] = self._erased_again.get(index, 0) + 1
+        self._erased |= 1 << index
         self._base = self._tail = index * size
         self._tail_end = self._base + size
         self._open = bytearray()

@@ -286,7 +286,7 @@ class FlashController:
             self.array.erase_sector(index * size)
             content = ERASED * size
             if self._faults:
-                content = self._faults.after_erase(index * size, size, self.array.erase_counts[index], index)
+                content = self._faults.after_erase(index * size, size, self.array.erase_count(index), index)
             blank = blank and content == ERASED * size
             if cut is CutMode.TORN:
                 content = self._torn(old, content)
