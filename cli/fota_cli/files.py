@@ -58,14 +58,20 @@ def write_file(path: Path, content: bytes) -> None:
 
 def open_to_write(path: Path) -> BinaryIO:
     """Open `path` to be written bit by bit; what is open already, from where it is. Raises `OSError`."""
+    return open_again(path) or path.open("wb")
+
+
+def open_again(path: Path, *, buffering: int = -1) -> BinaryIO | None:
+    """What `path` names, to be written on from where it is, if it is open already; else None. Raises `OSError`."""
     opened = _opened(path)
     if opened is None:
-        return path.open("wb")
+        return None
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()  # what was printed before comes before
-    # Of another process's descriptor nothing is known but where its file ends.
-    return open(opened, "wb", closefd=False) if isinstance(opened, int) else open(opened, "ab")
+    if isinstance(opened, int):
+        return open(opened, "wb", buffering, closefd=False)
+    return open(opened, "ab", buffering)  # of another process's, only where its file ends is known
 
 
 def _opened(path: Path) -> int | str | None:

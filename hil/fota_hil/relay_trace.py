@@ -7,16 +7,16 @@ skips:
        0.004511  ->  27 @0001000000000000000000000#
     #  identification 0001000000000000000000000
 
-A file that has grown to its limit is renamed to `NAME.1`, in place of an older one, and begun anew. A disk that is full
-ends the trace and nothing else.
+A file that has grown to its limit is renamed to `NAME.1`, in place of an older one, and begun anew; what is no file (a
+pipe), or was opened by somebody else, is written on without one. A disk that is full ends the trace and nothing else.
 """
 
 import datetime
 import os
+import stat
 from collections.abc import Callable, Iterable
-from io import RawIOBase
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final, cast
 
 from fota_transport.clock import Clock
 from fota_transport.trace import Direction, TraceEntry
@@ -26,10 +26,20 @@ FILE_LIMIT: Final = 67_108_864
 
 
 class RelayTrace:
-    """Writes `path` until `close`; raises `OSError` if it cannot be begun. `complain` is told if it cannot go on."""
+    """Writes `path` until `close`; raises `OSError` if it cannot be begun. `complain` is told if it cannot go on.
+
+    `stream`, unbuffered, is what `path` names, where that is open already; it is closed, too.
+    """
 
     def __init__(
-        self, path: Path, title: str, clock: Clock, complain: Callable[[str], None], *, limit: int = FILE_LIMIT
+        self,
+        path: Path,
+        title: str,
+        clock: Clock,
+        complain: Callable[[str], None],
+        *,
+        stream: BinaryIO | None = None,
+        limit: int = FILE_LIMIT,
     ) -> None:
         self._path = path
         self._title = title
@@ -38,7 +48,8 @@ class RelayTrace:
         self._limit = limit
         self._start = clock.monotonic()
         self._size = 0
-        self._file: RawIOBase | None = self._begun()
+        self._turns_over = False
+        self._file: BinaryIO | None = self._begun(stream)
 
     def chunk(self, now: float, direction: Direction, data: bytes, notes: Iterable[str]) -> None:
         """These bytes passed, and mean `notes`."""
@@ -55,12 +66,14 @@ class RelayTrace:
         if file is not None:
             file.close()
 
-    def _begun(self) -> RawIOBase:
+    def _begun(self, stream: BinaryIO | None = None) -> BinaryIO:
         started = datetime.datetime.fromtimestamp(self._clock.wall(), datetime.UTC).isoformat(timespec="milliseconds")
         offset = self._clock.monotonic() - self._start
         head = f"# {self._title}; -> the board says, <- the server says; second {offset:.3f} is {started}\n"
-        file = self._path.open("wb", buffering=0)  # what has passed is in the file, whatever becomes of us
+        # Unbuffered: what has passed is in the file, whatever becomes of us.
+        file = stream or cast("BinaryIO", self._path.open("wb", buffering=0))
         try:
+            self._turns_over = stream is None and stat.S_ISREG(os.fstat(file.fileno()).st_mode)
             file.write(_encoded(head))
         except BaseException:
             file.close()
@@ -74,7 +87,7 @@ class RelayTrace:
             return
         try:
             self._size += file.write(_encoded(text)) or 0
-            if self._size > self._limit:
+            if self._turns_over and self._size > self._limit:
                 self.close()
                 os.replace(self._path, f"{self._path}.1")
                 self._file = self._begun()

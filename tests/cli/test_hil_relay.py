@@ -101,6 +101,18 @@ def test_a_trace_tells_the_whole_update(tmp_path: Path, server: str) -> None:
     assert [1, 1, 1] == [text.count(f"#  {note}\n") for note in ("allowed", "ack of record 86", "ack of the end frame")]
 
 
+def test_a_trace_goes_on_behind_what_standard_output_has(tmp_path: Path, server: str) -> None:
+    """`--trace /dev/stdout >> file` takes nothing of the file away."""
+    words = [sys.executable, "-m", "fota_cli", "hil", "relay", "--serial", str(tmp_path / "board"), "--server", server]
+    words += ["--board", board(tmp_path, MCUID), "--once", "--trace", "/dev/stdout"]
+    (tmp_path / "out").write_text("before\n")
+    with (tmp_path / "out").open("ab") as out:
+        done = subprocess.run(words, cwd=tmp_path, stdout=out, timeout=PATIENCE_S, check=False)
+    text = (tmp_path / "out").read_text()
+
+    assert (0, True, 1) == (done.returncode, text.startswith("before\n# "), text.count("#  ack of the end frame\n"))
+
+
 @pytest.mark.parametrize(
     ("mcuid", "outcome", "ended"),
     [(UNKNOWN_MCUID, "refused", "server closed"), (UNSEALED_MCUID, "failed", "new identification")],

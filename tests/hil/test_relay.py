@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self, cast
 
 import pytest
 from hypothesis import given
@@ -684,6 +684,29 @@ def test_a_trace_turns_over_at_its_limit(tmp_path: Path) -> None:
     assert both[-1] == b"199"
     assert sorted(both) == both
     assert {"trace.txt", "trace.txt.1"} == {file.name for file in tmp_path.iterdir()}
+
+
+def test_a_trace_into_what_is_no_file_of_its_own_never_turns_over(tmp_path: Path) -> None:
+    """A pipe keeps its name, and so does what somebody else has opened."""
+    pipe, path = tmp_path / "pipe", tmp_path / "out"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with path.open("wb", buffering=0) as opened:
+        opened.write(b"before\n")
+        for trace in (
+            RelayTrace(pipe, "bench", SystemClock(), print, limit=200),
+            RelayTrace(path, "bench", SystemClock(), print, stream=cast("BinaryIO", opened), limit=200),
+        ):
+            for _ in range(20):
+                trace.note(SystemClock().monotonic(), "something")
+            trace.close()
+    through = os.read(reader, 65_536)
+    os.close(reader)
+
+    assert {"pipe", "out"} == {file.name for file in tmp_path.iterdir()}
+    assert 20 == through.count(b": something\n")
+    lines = path.read_text().splitlines()
+    assert ("before", 22) == (lines[0], len(lines))
 
 
 def test_a_trace_that_cannot_go_on_ends_and_nothing_else(tmp_path: Path) -> None:

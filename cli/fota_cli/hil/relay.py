@@ -26,7 +26,7 @@ from fota_transport.clock import SystemClock
 from .. import exit_codes
 from ..device_options import server_address
 from ..errors import UsageError
-from ..files import check_writable, write_json
+from ..files import check_writable, open_again, write_json
 from ..printable import printable
 from .port_options import add_port_options
 
@@ -217,7 +217,7 @@ def _template(option: str, text: str | None) -> Template | None:
 def _trace(args: argparse.Namespace, settings: RelaySettings, clock: SystemClock) -> RelayTrace:
     title = f"{args.serial} at {args.baud} baud, {settings.server}"
     try:
-        return RelayTrace(args.trace, title, clock, _say)
+        return RelayTrace(args.trace, title, clock, _say, stream=open_again(args.trace, buffering=0))
     except OSError as error:
         raise UsageError(f"cannot write {args.trace}: {error.strerror}") from error
 
