@@ -30,7 +30,7 @@ from fota_transport.errors import LinkLost
 from fota_transport.trace import Direction
 
 from .close_signal import FLUSH_TIMEOUT, NO_SIGNAL, CloseSignal, SignalKind
-from .dialling import DIAL_RETRIES, Dialler, pause_behind
+from .dialling import DIAL_RETRIES, Dialler, pause_behind, why_not
 from .errors import HilError, PortError, PortNameError
 from .frame_watch import FrameWatch
 from .identifications import Finder, Kind, Piece
@@ -423,9 +423,10 @@ class Relay:
 
     def _not_connected(self, session: _Session, error: Exception) -> None:
         now = self._clock.monotonic()
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = why_not(error)
         if session.attempts > self._settings.dial_retries:
-            self._end(Ended.NOT_CONNECTED, f"{self._settings.server}: {reason}, {session.attempts} attempts")
+            attempts = f"{session.attempts} attempt{'s' * (session.attempts > 1)}"
+            self._end(Ended.NOT_CONNECTED, f"{attempts} to connect to {self._settings.server}: {reason}")
             return
         pause = pause_behind(session.attempts)
         session.dial_at = now + pause

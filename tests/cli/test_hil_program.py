@@ -617,7 +617,8 @@ class TestNobodyThere:
             code = program("--serial", board.port, "--server", address, "--mcuid", MCUID)
 
         assert 1 == code
-        assert f"cannot connect to {address}" in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert f"cannot connect to {address}: Connection refused; does a server run there, on that port? Its" in told
 
 
 def test_commands_bring_the_board_into_its_bootloader_and_out_of_it(
