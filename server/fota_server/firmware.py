@@ -4,6 +4,7 @@ Files are read and checked once per content (path, time of change, size), and th
 session keeps the image it was given, whatever happens to the file afterwards.
 """
 
+import contextlib
 import os
 import stat
 from collections import OrderedDict
@@ -22,9 +23,6 @@ from .registry import RegistryEntry
 
 CACHE_BYTES: Final = 256 * 1024 * 1024
 """How much firmware text the store keeps in mind; sessions keep what they serve all the same."""
-
-KEYS: Final = 1_000
-"""Most entries' files of which the store remembers where their names led; more begin anew."""
 
 _STATUS: Final = {
     ImageFault.UNREADABLE: Status.UNABLE_BUFFERING_CODE,
@@ -58,18 +56,21 @@ class FirmwareStore:
         self._allow_unterminated = allow_unterminated
         self._images: OrderedDict[Key, FirmwareImage | UnservableError] = OrderedDict()
         self._sizes = 0
-        self._keys: dict[tuple[str, bool, str | None], Key] = {}
 
     def key(self, entry: RegistryEntry) -> Key:
         """Which image `entry` means at this moment; cheap. Raises `UnservableError` when there is no such file."""
-        wanted = entry.filename, entry.pack, entry.part
-        key = self._keys.get(wanted)
-        if key is None or not self._is_current(key, entry.filename):
-            key = self._find(entry)
-            if len(self._keys) >= KEYS:
-                self._keys.clear()
-            self._keys[wanted] = key
-        return key
+        path, status = self._find(entry.filename)
+        return Key(
+            filename=str(path.relative_to(self._folder)).encode("utf-8", "backslashreplace").decode(),
+            path=str(path),
+            device=status.st_dev,
+            inode=status.st_ino,
+            modified_ns=status.st_mtime_ns,
+            changed_ns=status.st_ctime_ns,
+            size=status.st_size,
+            pack=entry.pack,
+            part=entry.part,
+        )
 
     def cached(self, key: Key) -> FirmwareImage | None:
         """The image if it was loaded before; raises `UnservableError` if it was and cannot be served."""
@@ -119,48 +120,30 @@ class FirmwareStore:
             forgotten, _ = self._images.popitem(last=False)
             self._sizes -= forgotten.size
 
-    def _is_current(self, key: Key, filename: str) -> bool:
-        """Whether the name still leads to that file, unchanged: one look, where following it takes one a folder."""
-        try:
-            status = os.stat(os.path.join(self._folder, filename))
-        except OSError:
-            return False
-        return _facts(status) == (key.device, key.inode, key.modified_ns, key.changed_ns, key.size)
-
-    def _find(self, entry: RegistryEntry) -> Key:
-        path = self._path(entry.filename)
+    def _find(self, filename: str) -> tuple[Path, os.stat_result]:
+        """Where the file is, and what is known of it; raises `UnservableError`."""
+        if "\0" in filename:
+            raise UnservableError("firmware: NUL in the file name", status=Status.UNABLE_BUFFERING_CODE)
+        if os.path.basename(filename) == filename:
+            # What is in the folder itself and no link leads nowhere else. One look is enough, and most files are such.
+            path = self._folder / filename
+            with contextlib.suppress(OSError):
+                status = os.lstat(path)
+                if stat.S_ISREG(status.st_mode):
+                    return path, status
+        path = self._path(filename)
         try:
             status = os.stat(path)
         except OSError as error:
-            raise UnservableError(
-                f"firmware {entry.filename}: {error.strerror}", status=Status.MISSED_FILENAME
-            ) from error
+            raise UnservableError(f"firmware {filename}: {error.strerror}", status=Status.MISSED_FILENAME) from error
         if not stat.S_ISREG(status.st_mode):
-            raise UnservableError(f"firmware {entry.filename}: not a file", status=Status.MISSED_FILENAME)
-        device, inode, modified_ns, changed_ns, size = _facts(status)
-        return Key(
-            filename=str(path.relative_to(self._folder)).encode("utf-8", "backslashreplace").decode(),
-            path=str(path),
-            device=device,
-            inode=inode,
-            modified_ns=modified_ns,
-            changed_ns=changed_ns,
-            size=size,
-            pack=entry.pack,
-            part=entry.part,
-        )
+            raise UnservableError(f"firmware {filename}: not a file", status=Status.MISSED_FILENAME)
+        return path, status
 
     def _path(self, filename: str) -> Path:
-        if "\0" in filename:
-            raise UnservableError("firmware: NUL in the file name", status=Status.UNABLE_BUFFERING_CODE)
         path = Path(os.path.realpath(self._folder / filename))
         if not path.is_relative_to(self._folder):
             raise UnservableError(
                 f"firmware {filename}: leads outside the firmware folder", status=Status.UNABLE_BUFFERING_CODE
             )
         return path
-
-
-def _facts(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    """Device, inode, times and size: equal as long as a file is the same and unchanged."""
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size

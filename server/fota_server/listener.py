@@ -27,7 +27,7 @@ from .sockets import BACKLOG
 from .tls import TlsDoor
 
 SWEEP_INTERVAL: Final = 0.25
-"""Longest time in seconds by which a deadline may be overrun."""
+"""Seconds by which a deadline may be overrun, unless there are more than a sweep looks at (`LOOKS_PER_SECOND`)."""
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds that a TLS handshake may take."""

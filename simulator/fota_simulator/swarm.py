@@ -61,7 +61,7 @@ TIMELINE_LIMIT: Final = 2_000
 """Most samples of a report; a longer run keeps every second one, then every fourth, and so on."""
 
 SWEEP_INTERVAL: Final = 0.25
-"""Longest time in seconds by which a device's deadline may be overrun."""
+"""Seconds by which a device's deadline may be overrun, unless there are more than a sweep looks at."""
 
 
 MAX_POWER_CUTS: Final = 100

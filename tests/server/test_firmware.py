@@ -89,23 +89,36 @@ def test_no_path_leads_outside(folder: Path, store: FirmwareStore, tmp_path: Pat
 
 
 def test_a_name_that_was_served_may_lead_outside_later(folder: Path, store: FirmwareStore, tmp_path: Path) -> None:
-    """What a name led to before is nothing that later look-ups rely on."""
-    (folder / "new").mkdir()
-    (folder / "new" / "app.s19").write_bytes(fota_fixtures.read("blink_1.s19"))
-    (folder / "app.s19").symlink_to("new/app.s19")
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside" / "app.s19").write_bytes(fota_fixtures.read("blink_1.s19"))
+    """What a name led to before is nothing to rely on, also where a folder moves with all its files."""
     for name in ("app.s19", "new/app.s19"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(fota_fixtures.read("blink_1.s19"))
         assert records_of("blink_1.s19") == load(store, entry(name)).frames
 
-    (folder / "app.s19").unlink()
-    (folder / "app.s19").symlink_to(tmp_path / "secret.s19")
-    (folder / "new").rename(folder / "old")
+    (folder / "app.s19").rename(tmp_path / "app.s19")
+    (folder / "app.s19").symlink_to(tmp_path / "app.s19")
+    (folder / "new").rename(tmp_path / "outside")
     (folder / "new").symlink_to(tmp_path / "outside")
 
     for name in ("app.s19", "new/app.s19"):
         _, message = refusal(store, entry(name))
         assert message.endswith("leads outside the firmware folder")
+
+
+def test_a_link_to_the_release_in_force_may_turn(folder: Path, store: FirmwareStore) -> None:
+    """A release that gets another name, and another one in its place: the link says which is meant."""
+    for release, image in (("r1", "blink_1.s19"), ("r2", "blink_2.s19")):
+        (folder / release).mkdir()
+        (folder / release / "app.s19").write_bytes(fota_fixtures.read(image))
+    (folder / "current").symlink_to("r1")
+    old = store.key(entry("current/app.s19"))
+    (folder / "r1").rename(folder / "r0")
+    (folder / "r2").rename(folder / "r1")
+    (folder / "current").unlink()
+    (folder / "current").symlink_to("r0")
+
+    assert records_of("blink_1.s19") == load(store, entry("current/app.s19")).frames
+    assert old != store.key(entry("current/app.s19"))
 
 
 @pytest.mark.parametrize(

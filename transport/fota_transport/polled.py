@@ -693,7 +693,10 @@ def _fused(protocol: asyncio.Protocol) -> SessionProtocol[Any] | None:
 
 @functools.lru_cache(maxsize=16)
 def _numeric_addresses(host: str, port: int) -> tuple[tuple[Any, ...], ...]:
-    """What an address in digits means, which asks nobody and never changes; raises `socket.gaierror` for a name."""
+    """What an address in digits means, which asks nobody; raises `socket.gaierror` for a name.
+
+    It is kept: it does not change, unless it names an interface (`fe80::1%eth0`) that is made anew.
+    """
     numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
     return tuple(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric))
 

@@ -1,22 +1,23 @@
 """Deadlines for many sessions by one timer.
 
 A timer for every ack would cost more than the ack.  A session only notes its deadline; the sweeper
-looks at all of them once an interval and calls those whose time has come, so a deadline is met at
-most one interval late.  A look at one of many costs a microsecond or two, since no cache holds them
-all, so a sweep looks at no more than some thousands, and at the next ones an interval later: looking
-takes some hundredths of the time at most, and thousands whose time comes together do not end in one
-go.  The timer runs only while there is something to look at: on a simulated loop an idle sweeper lets
-the run end.
+looks at deadlines once an interval, and calls those whose time has come.  A look at one of many costs
+a microsecond or two, since no cache holds them all, so a sweep looks at some thousands at most, and
+the next one goes on behind them: looking takes some hundredths of the time, and thousands whose time
+comes together do not end in one go.  A deadline is met at most one interval late, or, where there are
+more members than a sweep looks at, one round later.  The timer runs only while there is something to
+look at: on a simulated loop an idle sweeper lets the run end.
 
 A sweep that comes late itself, since the process or the machine was held up, waits for one more
 interval: what peers sent in the meantime lies unread, and is no silence of theirs.
 """
 
 import asyncio
+import itertools
 from typing import Final, Protocol
 
 LOOKS_PER_SECOND: Final = 10_000
-"""Most members that are looked at in a second: with twice as many, a deadline may be overrun by two seconds."""
+"""Most members that are looked at in a second: a round of 20,000 takes two."""
 
 
 class Swept(Protocol):
@@ -36,14 +37,14 @@ class Swept(Protocol):
 class Sweeper:
     """Calls `timeout` on members whose deadline has passed, once every `interval_s` seconds; thousands wait longer."""
 
-    __slots__ = ("_due_s", "_interval_s", "_is_late", "_loop", "_members", "_rest", "_stopped", "_timer")
+    __slots__ = ("_due_s", "_interval_s", "_is_late", "_looks", "_loop", "_members", "_stopped", "_timer")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, interval_s: float) -> None:
         self._loop = loop
         self._interval_s = interval_s
-        self._members: dict[Swept, None] = {}  # a set that keeps order, so runs can be repeated
-        self._rest: list[Swept] = []
-        """Whom the next sweeps are to look at, before they begin anew; who left meanwhile may be among them."""
+        self._looks = max(1, round(interval_s * LOOKS_PER_SECOND))
+        self._members: dict[Swept, None] = {}
+        """A set that keeps order, so that runs can be repeated: who was looked at longest ago comes first."""
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._due_s = 0.0
@@ -81,12 +82,14 @@ class Sweeper:
         if self._is_late:
             self._arm()
             return
-        looks = max(1, round(self._interval_s * LOOKS_PER_SECOND))
-        members = self._rest or list(self._members)
-        self._rest = members[looks:]
-        due = [member for member in members[:looks] if (deadline := member.deadline) is not None and deadline <= now]
+        members = list(itertools.islice(self._members, self._looks))
+        if len(members) < len(self._members):
+            for member in members:  # to the end, behind those who wait for their turn
+                del self._members[member]
+                self._members[member] = None
+        due = [member for member in members if (deadline := member.deadline) is not None and deadline <= now]
         for member in due:
-            if member not in self._members:  # it left, or an earlier time-out ended it
+            if member not in self._members:  # an earlier time-out ended this one
                 continue
             try:
                 member.timeout(now)
@@ -95,5 +98,3 @@ class Sweeper:
                 member.abort()
         if self._members:
             self._arm()
-        else:
-            self._rest = []
