@@ -1,6 +1,5 @@
 """Connections to a server for whoever cannot wait for them: each is made in a thread, since names resolve slowly."""
 
-import errno
 import queue
 import socket
 import sys
@@ -30,19 +29,6 @@ KEEPALIVE_COUNT: Final = 3
 """Questions without an answer."""
 
 _For = TypeVar("_For")
-
-
-def why_not(error: BaseException) -> str:
-    """Why there is no connection, in the system's words and with what to do, where that is known."""
-    if isinstance(error, (socket.gaierror, UnicodeError)):
-        advice = "is the host's name right?"
-    elif isinstance(error, ConnectionRefusedError):
-        advice = "does a server run there, on that port?"
-    elif isinstance(error, TimeoutError) or getattr(error, "errno", None) in (errno.EHOSTUNREACH, errno.ENETUNREACH):
-        advice = "is the host right, and no firewall between?"
-    else:
-        advice = ""
-    return f"{getattr(error, 'strerror', None) or error}{advice and '; '}{advice}"
 
 
 class Dialler(Generic[_For]):

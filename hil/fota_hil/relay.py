@@ -27,10 +27,11 @@ from typing import Final
 
 from fota_transport.clock import Clock
 from fota_transport.errors import LinkLost
+from fota_transport.links import why_not_connected
 from fota_transport.trace import Direction
 
 from .close_signal import FLUSH_TIMEOUT, NO_SIGNAL, CloseSignal, SignalKind
-from .dialling import DIAL_RETRIES, Dialler, pause_behind, why_not
+from .dialling import DIAL_RETRIES, Dialler, pause_behind
 from .errors import HilError, PortError, PortNameError
 from .frame_watch import FrameWatch
 from .identifications import Finder, Kind, Piece
@@ -423,7 +424,7 @@ class Relay:
 
     def _not_connected(self, session: _Session, error: Exception) -> None:
         now = self._clock.monotonic()
-        reason = why_not(error)
+        reason = why_not_connected(error)
         if session.attempts > self._settings.dial_retries:
             attempts = f"{session.attempts} attempt{'s' * (session.attempts > 1)}"
             self._end(Ended.NOT_CONNECTED, f"{attempts} to connect to {self._settings.server}: {reason}")

@@ -31,6 +31,8 @@ from fota_conformance.ports import free_port
 from fota_conformance.process import Child, port_is_listening
 from fota_conformance.run import run
 
+pytestmark = pytest.mark.filterwarnings("default:the report was loaded again")
+
 SERVER_OPTIONS: Final = ("--host", "{host}", "--port", "{port}", "--registry", "{registry}", "--firmware", "{firmware}")
 WHOLE: Final = "FOTA-UPDATE-whole"
 REQUIREMENTS: Final = (WHOLE, "FOTA-ID-unknown-denied")
@@ -40,8 +42,6 @@ TARGETS: Final = {
     "server that never starts": ("--no-such-option",),
 }
 BROWSER_TIMEOUT: Final = 30.0
-pytestmark = pytest.mark.filterwarnings("default:the report was loaded again")
-
 LOADS: Final = 3
 """How often the report is loaded at most until it shows its suites.
 

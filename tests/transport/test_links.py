@@ -1,5 +1,6 @@
 """The contract of `fota_transport.links`, over every link there is."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -157,11 +158,12 @@ def test_a_reset_is_a_lost_link() -> None:
 
 
 def test_a_refused_connection_is_a_lost_link() -> None:
-    """Connecting where nobody listens raises LinkLost and names the place."""
+    """Connecting where nobody listens raises LinkLost, names the place, and says what to look at."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         host, port = listener.getsockname()
 
-    with pytest.raises(LinkLost, match=f"cannot connect to {host}:{port}"):
+    told = f"cannot connect to {host}:{port}: Connection refused; does a server run there, on that port?"
+    with pytest.raises(LinkLost, match=re.escape(told)):
         TcpLink.connect(host, port, timeout_s=SOON)
 
 

@@ -11,6 +11,7 @@ All links agree on one contract, which one test runs over each of them:
 A link is used by one thread at a time.  Pseudo-terminals are in `ptys`, which needs a POSIX system.
 """
 
+import errno
 import socket
 import threading
 import time
@@ -60,6 +61,19 @@ class ClosingLink(ABC):
         """Close the link."""
 
 
+def why_not_connected(error: Exception) -> str:
+    """Why there is no connection, in the system's words, and what to look at where that is known."""
+    if isinstance(error, (socket.gaierror, UnicodeError)):  # UnicodeError: a name that no name service can be asked for
+        advice = "; is the host's name right?"
+    elif isinstance(error, ConnectionRefusedError):
+        advice = "; does a server run there, on that port?"
+    elif isinstance(error, TimeoutError) or getattr(error, "errno", None) in (errno.EHOSTUNREACH, errno.ENETUNREACH):
+        advice = "; is the host right, and no firewall between?"
+    else:
+        advice = ""
+    return f"{getattr(error, 'strerror', None) or error}{advice}"
+
+
 class TcpLink(ClosingLink):
     """A connected TCP socket, which the link owns from now on."""
 
@@ -76,8 +90,8 @@ class TcpLink(ClosingLink):
             return cls(socket.create_connection((host, port), timeout_s))
         except TimeoutError:
             raise TimeoutError(f"{host}:{port} did not answer within {timeout_s} s") from None
-        except (OSError, UnicodeError) as error:  # UnicodeError: a name that no name service can be asked for
-            raise LinkLost(f"cannot connect to {host}:{port}: {error}") from error
+        except (OSError, UnicodeError) as error:
+            raise LinkLost(f"cannot connect to {host}:{port}: {why_not_connected(error)}") from error
 
     def read(self, timeout_s: float | None) -> bytes:
         self._prepare(timeout_s)

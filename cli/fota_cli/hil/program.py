@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from fota_hil.an2295_master import Master, QuitAnswer, Tally, described
-from fota_hil.dialling import why_not
 from fota_hil.errors import (
     BoardError,
     BoardFault,
@@ -375,11 +374,8 @@ class _Job:
         args = self._args
         try:
             link = TcpLink.connect(*self._server, args.timeout)
-        except LinkLost as error:
-            host, port = self._server
-            raise ServerError(f"cannot connect to {host}:{port}: {why_not(error.__cause__ or error)}") from error
-        except TimeoutError as error:
-            raise ServerError(why_not(error)) from error
+        except (LinkLost, TimeoutError) as error:
+            raise ServerError(str(error)) from error
         self._link = link
         try:
             outcome, records = play(
